@@ -1,0 +1,1 @@
+"""capt: what both programs share: images, captions, references, vocabulary, the network and its checkpoint."""

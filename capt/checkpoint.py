@@ -1,0 +1,312 @@
+"""One self-contained file for a trained captioner: configuration, vocabulary, weights and model card, as safetensors.
+
+In and out: a `Checkpoint`. Apart, because it is the seam between training and everything that captions; nothing in a file is
+ever executed, and a file that was cut, altered or written by something else is refused.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capt.errors import CaptError, CheckpointError, OutputError
+from capt.images import Preprocessing
+from capt.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from capt.model import Captioner, ModelConfig
+
+FORMAT, FORMAT_VERSION = "capt", 1
+DEFAULT_CHECKPOINT = Path(__file__).with_name("default.safetensors")
+_MAX_HEADER_BYTES = 50_000_000
+_LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON header, little-endian
+_PARTS = ("config", "vocabulary", "preprocessing", "card")
+_FLOAT16_MAX = 65_504.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a checkpoint says of itself, without its weights.
+
+    Args:
+        config: The fields of `capt.model.ModelConfig`.
+        vocabulary: The words it knows.
+        preprocessing: How images are prepared for it.
+        card: The model card: data, recipe, metrics, date, versions.
+        shapes: Shape of each tensor by name.
+        parts: The JSON texts that config, vocabulary, preprocessing and card were read from.
+        digest: sha256 of these texts and of the weights, as they were when the file was written.
+        data_start: Where in the file the weights begin, bytes.
+    """
+
+    config: dict[str, Any]
+    vocabulary: Vocabulary
+    preprocessing: Preprocessing
+    card: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    parts: Mapping[str, str]
+    digest: str
+    data_start: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A captioner that is ready to work, with all it needs.
+
+    Args:
+        captioner: In eval mode, float32, on the CPU.
+        vocabulary: The words it knows.
+        preprocessing: How images are prepared for it.
+        card: The model card.
+        sha256: Of the whole file.
+        path: Where it was read from.
+    """
+
+    captioner: "Captioner"
+    vocabulary: Vocabulary
+    preprocessing: Preprocessing
+    card: Mapping[str, Any]
+    sha256: str
+    path: Path
+
+
+def read_header(path: Path | None = None) -> Header:
+    """Read what a checkpoint says of itself; neither torch nor the weights are loaded.
+
+    Args:
+        path: The file, or None for the one that ships.
+
+    Returns:
+        The header.
+
+    Raises:
+        CheckpointError: If the file is missing, cut short, foreign, from a newer capt, or damaged.
+    """
+    path = path or DEFAULT_CHECKPOINT
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            text = file.read(min(length, _MAX_HEADER_BYTES))
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise CheckpointError(_unreadable(path, error)) from error
+    return _parse_header(path, length, text, size)
+
+
+def load_checkpoint(path: Path | None = None) -> Checkpoint:
+    """Read a checkpoint and build its captioner.
+
+    Args:
+        path: The file, or None for the one that ships.
+
+    Returns:
+        The captioner with all it needs.
+
+    Raises:
+        CheckpointError: If the file is missing, cut short, foreign, from a newer capt, damaged or altered.
+    """
+    path = path or DEFAULT_CHECKPOINT
+    header = read_header(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(_unreadable(path, error)) from error
+    if _digest(header.parts, memoryview(content)[header.data_start :]) != header.digest:
+        message = f"{path} was altered or damaged after it was written (its digest differs); fetch or train it again."
+        raise CheckpointError(message)
+    return Checkpoint(
+        captioner=_build(path, header, content),
+        vocabulary=header.vocabulary,
+        preprocessing=header.preprocessing,
+        card=header.card,
+        sha256=hashlib.sha256(content).hexdigest(),
+        path=path,
+    )
+
+
+def save_checkpoint(  # noqa: PLR0913 - a checkpoint has as many parts
+    path: Path,
+    *,
+    captioner: "Captioner",
+    vocabulary: Vocabulary,
+    preprocessing: Preprocessing,
+    card: Mapping[str, Any],
+    half: bool = True,
+) -> None:
+    """Write a checkpoint; the file appears whole or not at all.
+
+    Args:
+        path: Where, by convention ending in `.safetensors`.
+        captioner: To be stored.
+        vocabulary: The words it knows.
+        preprocessing: How images are prepared for it.
+        card: The model card, as JSON can hold it.
+        half: Store matrices as float16, which halves the file; vectors, and what float16 cannot hold, stay float32.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    from safetensors.torch import save  # noqa: PLC0415 - imports torch, which a reader of headers does without
+
+    tensors = {name: _stored(tensor, half=half) for name, tensor in _state(captioner).items()}
+    parts = {
+        "config": json.dumps(captioner.config.to_dict()),
+        "vocabulary": vocabulary.to_json(),
+        "preprocessing": json.dumps(preprocessing.to_dict()),
+        "card": json.dumps(dict(card), ensure_ascii=False),
+    }
+    bare = save(tensors)
+    start = _LENGTH_BYTES + int.from_bytes(bare[:_LENGTH_BYTES], "little")
+    weights = memoryview(bare)[start:]
+    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), **parts, "digest": _digest(parts, weights)}
+    header = {"__metadata__": metadata, **json.loads(bare[_LENGTH_BYTES:start])}  # by hand: safetensors orders metadata at random
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)  # the weights begin at a multiple of 8, as the format asks
+    write_whole(path, len(text).to_bytes(_LENGTH_BYTES, "little") + text + bytes(weights))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, even when the machine stops in between.
+
+    Args:
+        path: The file; its folder is made.
+        content: What it shall hold.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        message = f"{path} cannot be written ({error.strerror or error}); choose another place or make room."
+        raise OutputError(message) from error
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    if path == DEFAULT_CHECKPOINT:
+        return f"This installation of capt has no default checkpoint ({path}); install capt again, or name one with --checkpoint."
+    if isinstance(error, FileNotFoundError):
+        return f"There is no checkpoint at {path}; give --checkpoint the .safetensors file that `capt-batch train` wrote."
+    return f"The checkpoint {path} cannot be read ({error.strerror}); check its permissions."
+
+
+def _parse_header(path: Path, length: int, text: bytes, size: int) -> Header:
+    foreign = f"{path} is not a checkpoint of capt; give a .safetensors file that `capt-batch train` wrote."
+    if length > size or length > _MAX_HEADER_BYTES or len(text) < length:
+        cut = text[:1] == b"{" and length <= _MAX_HEADER_BYTES
+        raise CheckpointError(f"{path} is cut short; fetch or train it again." if cut else foreign)
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__")
+        if metadata["format"] != FORMAT:
+            raise CheckpointError(foreign)
+        version = int(metadata["format_version"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(foreign) from error
+    if version > FORMAT_VERSION:
+        message = f"{path} has format {version} and this capt reads up to {FORMAT_VERSION}; upgrade capt."
+        raise CheckpointError(message)
+    try:
+        parts = {part: metadata[part] for part in _PARTS}
+        shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in header.items()}
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        read = Header(
+            config=json.loads(parts["config"]),
+            vocabulary=Vocabulary.from_json(parts["vocabulary"]),
+            preprocessing=Preprocessing.from_dict(json.loads(parts["preprocessing"])),
+            card=json.loads(parts["card"]),
+            shapes=shapes,
+            parts=parts,
+            digest=str(metadata["digest"]),
+            data_start=_LENGTH_BYTES + length,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        message = f"The header of {path} is damaged ({type(error).__name__}); fetch or train it again."
+        raise CheckpointError(message) from error
+    if size < _LENGTH_BYTES + length + end:
+        message = f"{path} is cut short ({size} of {_LENGTH_BYTES + length + end} bytes); fetch or train it again."
+        raise CheckpointError(message)
+    return read
+
+
+def _digest(parts: Mapping[str, str], weights: memoryview) -> str:
+    digest = hashlib.sha256()
+    for part in _PARTS:
+        digest.update(hashlib.sha256(parts[part].encode()).digest())
+    digest.update(weights)
+    return digest.hexdigest()
+
+
+def _build(path: Path, header: Header, content: bytes) -> "Captioner":
+    """Build the network and fill in the weights; nothing is allocated before the sizes are known to agree with the file."""
+    from safetensors.torch import load  # noqa: PLC0415
+
+    from capt.model import ModelConfig  # noqa: PLC0415
+
+    try:
+        config = ModelConfig.from_dict(header.config)
+        if config.vocab_size != len(header.vocabulary) or any(header.shapes[name] != shape for name, shape in _sizes(config)):
+            message = f"The header of {path} contradicts itself (sizes); fetch or train it again."
+            raise CheckpointError(message)
+        captioner = _skeleton(config, header.preprocessing)
+    except CaptError:
+        raise
+    except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
+        message = f"The configuration in {path} makes no network ({error}); fetch or train it again."
+        raise CheckpointError(message) from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in _state(captioner).items()}
+    if wanted != dict(header.shapes):
+        differing = sorted(set(wanted.items()) ^ set(header.shapes.items()))
+        message = f"The weights in {path} do not fit its configuration ({differing[0][0]}); fetch or train it again."
+        raise CheckpointError(message)
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load(content).items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        message = f"The weights in {path} are not all numbers; train again, with a lower learning rate."
+        raise CheckpointError(message)
+    captioner.load_state_dict(
+        state, strict=False
+    )  # the names were compared above; only tied tensors and step counters are absent
+    return captioner.eval()
+
+
+def _sizes(config: "ModelConfig") -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name the tensors whose shapes bound all others, so that a false configuration allocates nothing."""
+    yield "decoder.embedding.weight", (config.vocab_size, config.embed_dim)
+    yield "decoder.attention.grid_projection.weight", (config.attention_dim, config.encoder_dim)
+    yield "decoder.context_gates.weight", (4 * config.decoder_dim, config.encoder_dim + config.decoder_dim)
+
+
+def _skeleton(config: "ModelConfig", preprocessing: Preprocessing) -> "Captioner":
+    from capt.encoder import build_encoder  # noqa: PLC0415 - torch
+    from capt.model import Captioner  # noqa: PLC0415
+
+    return Captioner(config, build_encoder(config.encoder), preprocessing)
+
+
+def _state(captioner: "Captioner") -> dict[str, "Tensor"]:
+    """Name the tensors that a file holds: without counters of training steps, and a tied matrix once."""
+    tied = {"decoder.output.weight"} if captioner.config.tie_embeddings else set()
+    state = captioner.state_dict()
+    return {name: tensor for name, tensor in state.items() if name not in tied and not name.endswith("num_batches_tracked")}
+
+
+def _stored(tensor: "Tensor", *, half: bool) -> "Tensor":
+    plain = tensor.detach().cpu().contiguous()
+    halvable = half and plain.is_floating_point() and plain.dim() > 1
+    return plain.half() if halvable and float(plain.abs().max()) < _FLOAT16_MAX else plain

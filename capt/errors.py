@@ -1,0 +1,76 @@
+"""Everything that can go wrong in a way a user can mend: CaptError and its kinds.
+
+In: what happened. Out: one sentence that says what to do next. Apart, because both programs end on these and on nothing else.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+
+class CaptError(Exception):
+    """What ends a run, told in one sentence that says what to do next.
+
+    Attributes:
+        during_work: Whether work had begun; decides the exit code.
+    """
+
+    during_work = False
+
+
+@contextmanager
+def at_work() -> Iterator[None]:
+    """Mark every CaptError that passes as one that ended work already begun."""
+    try:
+        yield
+    except CaptError as error:
+        error.during_work = True
+        raise
+
+
+class InputError(CaptError):
+    """Something the user gave cannot be used: a source, a manifest, references, word vectors, an option."""
+
+
+class OutputError(CaptError):
+    """The output cannot be written, or belongs to another run."""
+
+
+class CheckpointError(CaptError):
+    """A checkpoint cannot be read, or was made for another version."""
+
+
+class WeightsError(CaptError):
+    """Pretrained weights are neither on disk nor within reach."""
+
+
+class FailureKind(StrEnum):
+    """Why one image could not be captioned; the word before the colon in the `error` column."""
+
+    NOT_FOUND = "not_found"
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    TOO_LARGE = "too_large"
+    CORRUPT = "corrupt"
+    NO_IMAGE = "no_image"
+
+
+class ImageError(CaptError):
+    """One image cannot be captioned; it becomes a row with status `failed` and never ends a run."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        """Keep the kind apart from the sentence, for the summary that counts causes.
+
+        Args:
+            kind: The cause, one of a few.
+            message: One sentence about this image.
+        """
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[FailureKind, str]]:
+        """Pickle by the two arguments, so that the error survives the way back from a worker process."""
+        return type(self), (self.kind, self.message)

@@ -1,0 +1,355 @@
+"""The captioner: attention over a grid of image features, and an LSTM that reads the previous word and the attended context.
+
+In: images, or an encoded grid, and words so far. Out: logits over the vocabulary and where the network looked. One file, in
+the order of understanding: configuration, attention, decoder, captioner.
+
+Sources:
+    Xu et al. 2015, Show, Attend and Tell: soft attention, gate β, h and c from the mean feature, doubly stochastic
+    regularisation. Bahdanau et al. 2015: additive attention. Hochreiter and Schmidhuber 1997, Gers et al. 2000: LSTM. Press and
+    Wolf 2017: embeddings tied with the output.
+"""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from capt.encoder import Encoder, EncoderConfig
+from capt.images import Preprocessing
+
+
+class Precision(StrEnum):
+    """In which numbers the encoder computes; the decoder computes in float32 when captioning."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that decides the shapes of the network; part of a checkpoint.
+
+    Args:
+        encoder: Which encoder.
+        vocab_size: V, words known, special ones included.
+        encoder_dim: D, channels of a grid cell.
+        embed_dim: E, dimension of a word's embedding.
+        decoder_dim: H, dimension of the LSTM's state.
+        attention_dim: A, dimension in which grid and state are compared.
+        dropout: Share of units dropped in training: of the embedding, the state and the readout.
+        tie_embeddings: Whether the output layer uses the embeddings as its weights.
+    """
+
+    encoder: EncoderConfig
+    vocab_size: int
+    encoder_dim: int
+    embed_dim: int = 300
+    decoder_dim: int = 512
+    attention_dim: int = 512
+    dropout: float = 0.5
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        """Check that the sizes can be.
+
+        Raises:
+            ValueError: If a size is not positive or dropout is not in [0, 1).
+        """
+        for name in ("vocab_size", "encoder_dim", "embed_dim", "decoder_dim", "attention_dim"):
+            if getattr(self, name) < 1:
+                message = f"{name} must be at least 1, not {getattr(self, name)}"
+                raise ValueError(message)
+        if not 0 <= self.dropout < 1:
+            message = f"dropout must be at least 0 and below 1, not {self.dropout}"
+            raise ValueError(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON can hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """Read what `to_dict` wrote.
+
+        Args:
+            values: The fields.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            TypeError: If a field is missing, unknown or of another type.
+            ValueError: If a value cannot be.
+        """
+        return cls(**{**values, "encoder": EncoderConfig(**values["encoder"])})
+
+
+class Memory(NamedTuple):
+    """N encoded images, with their projection, which is computed once per image and never per step or beam."""
+
+    encoder_out: Tensor  # (N, P, D)
+    projected: Tensor  # (N, P, A)
+
+    def select(self, images: Tensor) -> "Memory":
+        """Keep some images.
+
+        Args:
+            images: Their indices, `(M,)`.
+
+        Returns:
+            The memory of M images.
+        """
+        return Memory(self.encoder_out[images], self.projected[images])
+
+
+class State(NamedTuple):
+    """The LSTM's state of K captions of each of N images."""
+
+    h: Tensor  # (N, K, H)
+    c: Tensor  # (N, K, H)
+
+
+class Attention(nn.Module):
+    """Additive soft attention: how much each grid cell matters for the next word."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the projections.
+
+        Args:
+            config: Sizes D, H and A.
+        """
+        super().__init__()
+        self.grid_projection = nn.Linear(config.encoder_dim, config.attention_dim)
+        self.state_projection = nn.Linear(config.decoder_dim, config.attention_dim)
+        self.energy = nn.Linear(config.attention_dim, 1)
+
+    def forward(self, memory: Memory, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        All K captions of an image look at the same map; it is never copied per caption or beam.
+
+        Args:
+            memory: N images.
+            h: `(N, K, H)`.
+
+        Returns:
+            The context, `(N, K, D)`, and the weights alpha, `(N, K, P)`, which sum to 1 over P.
+        """
+        mixed = memory.projected.unsqueeze(1) + self.state_projection(h).unsqueeze(2)  # (N, K, P, A)
+        energies = self.energy(mixed.tanh()).squeeze(-1)  # (N, K, P)
+        alpha = energies.float().softmax(-1)
+        context = alpha.to(memory.encoder_out.dtype) @ memory.encoder_out  # (N, K, D)
+        return context, alpha
+
+
+class Decoder(nn.Module):
+    """An LSTM that writes a caption word by word while it attends over the image."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the decoder with random weights.
+
+        Args:
+            config: All sizes.
+        """
+        super().__init__()
+        self.config = config
+        encoder_dim, decoder_dim, embed_dim = config.encoder_dim, config.decoder_dim, config.embed_dim
+        self.embedding = nn.Embedding(config.vocab_size, embed_dim, padding_idx=0)
+        self.attention = Attention(config)
+        self.initial = nn.Linear(encoder_dim, 2 * decoder_dim)  # mean feature -> h and c
+        self.gate = nn.Linear(decoder_dim, encoder_dim)  # β: how much of the context this word needs
+        self.word_gates = nn.Linear(embed_dim, 4 * decoder_dim)  # LSTM: input, forget, cell, output
+        self.context_gates = nn.Linear(encoder_dim + decoder_dim, 4 * decoder_dim, bias=False)
+        self.readout = nn.Linear(decoder_dim + encoder_dim, embed_dim)
+        self.output = nn.Linear(embed_dim, config.vocab_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=self.config.embed_dim**-0.5)
+        nn.init.zeros_(self.output.bias)
+        with torch.no_grad():
+            self.embedding.weight[0] = 0.0
+            forget = slice(self.config.decoder_dim, 2 * self.config.decoder_dim)
+            self.word_gates.bias[forget] = 1.0  # remember by default (Gers et al. 2000)
+        if self.config.tie_embeddings:
+            self.output.weight = self.embedding.weight
+
+    def remember(self, encoder_out: Tensor) -> Memory:
+        """Project the encoded images, once.
+
+        Args:
+            encoder_out: `(N, P, D)`.
+
+        Returns:
+            What every step reads.
+        """
+        return Memory(encoder_out, self.attention.grid_projection(encoder_out))
+
+    def begin(self, encoder_out: Tensor, captions: int) -> State:
+        """Make the first state of K captions of each image, from its mean feature.
+
+        Args:
+            encoder_out: `(N, P, D)`.
+            captions: K.
+
+        Returns:
+            h and c, `(N, K, H)` each.
+        """
+        h, c = self.initial(encoder_out.mean(1)).tanh().chunk(2, -1)
+        return State(h.unsqueeze(1).expand(-1, captions, -1), c.unsqueeze(1).expand(-1, captions, -1))
+
+    def step(self, memory: Memory, words: Tensor, state: State) -> tuple[State, Tensor, Tensor]:
+        """Advance every caption by one word.
+
+        Args:
+            memory: N images.
+            words: The previous words' share of the LSTM's gates (`word_gates` of their embeddings), `(N, K, 4H)`.
+            state: Before.
+
+        Returns:
+            The state after, the gated context `(N, K, D)`, and alpha `(N, K, P)`.
+        """
+        context, alpha = self.attention(memory, state.h)
+        context = self.gate(state.h).sigmoid() * context
+        gates: Tensor = words + self.context_gates(torch.cat([context, state.h], -1))
+        entering, forgetting, cell, leaving = gates.chunk(4, -1)
+        c = forgetting.sigmoid() * state.c + entering.sigmoid() * cell.tanh()
+        h = leaving.sigmoid() * c.tanh()
+        return State(h, c), context, alpha
+
+    def read_words(self, words: Tensor) -> Tensor:
+        """Turn words into their share of the LSTM's gates.
+
+        Args:
+            words: Indices of any shape.
+
+        Returns:
+            The same shape with `4H` appended.
+        """
+        gates: Tensor = self.word_gates(self.dropout(self.embedding(words)))
+        return gates
+
+    def logits(self, h: Tensor, context: Tensor) -> Tensor:
+        """Judge every word of the vocabulary as the next one.
+
+        Args:
+            h: State after the step, `(…, H)`.
+            context: Gated context of the step, `(…, D)`.
+
+        Returns:
+            Raw logits, `(…, V)`.
+        """
+        read = self.readout(torch.cat([self.dropout(h), context], -1))
+        logits: Tensor = self.output(self.dropout(read))
+        return logits
+
+    def forward(self, encoder_out: Tensor, encoded_captions: Tensor, caption_lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read given captions and predict each next word (teacher forcing).
+
+        Args:
+            encoder_out: `(N, P, D)`.
+            encoded_captions: K captions of each image, from `<start>` to `<end>`, padded, `(N, K, L)`.
+            caption_lengths: With `<start>` and `<end>`, 0 for a caption that is not there, `(N, K)`. Captions of an image that
+                are sorted by falling length cost less: a step computes only the captions that some image still needs.
+
+        Returns:
+            Logits of the M predicted words, `(M, V)`; the words they should be, `(M,)`; alphas `(N, K, T, P)`, 0 after a
+            caption's end. The M words stand in the order image, caption, step.
+        """
+        steps = max(int(caption_lengths.max()) - 1, 0)
+        memory = self.remember(encoder_out)
+        inputs, targets = encoded_captions[:, :, :steps], encoded_captions[:, :, 1 : steps + 1]
+        words = self.read_words(inputs)  # (N, K, T, 4H)
+        longest = caption_lengths.amax(0) - 1  # (K,) steps that the k-th captions need
+        state = self.begin(encoder_out, encoded_captions.shape[1])
+        hidden, contexts, alphas = [], [], []
+        for step in range(steps):
+            needed = int((longest > step).nonzero().max()) + 1
+            state = State(state.h[:, :needed], state.c[:, :needed])
+            state, context, alpha = self.step(memory, words[:, :needed, step], state)
+            hidden.append(state.h)
+            contexts.append(context)
+            alphas.append(alpha)
+        alive = torch.arange(steps, device=targets.device) < (caption_lengths - 1).unsqueeze(-1)  # (N, K, T)
+        captions = encoded_captions.shape[1]
+        logits = self.logits(_stack(hidden, captions)[alive], _stack(contexts, captions)[alive])
+        return logits, targets[alive], _stack(alphas, captions) * alive.unsqueeze(-1)
+
+
+def _stack(steps: list[Tensor], captions: int) -> Tensor:
+    """Put steps of (N, ≤K, X) side by side as (N, K, T, X), zeros where a caption was no longer computed."""
+    padded = [nn.functional.pad(step, (0, 0, 0, captions - step.shape[1])) for step in steps]
+    return torch.stack(padded, 2)
+
+
+def doubly_stochastic_penalty(alphas: Tensor) -> Tensor:
+    """Ask that over a whole caption every grid cell is looked at about equally.
+
+    Args:
+        alphas: `(N, K, T, P)`, 0 after a caption's end.
+
+    Returns:
+        Mean over captions and cells of (1 − Σ_t alpha)², a scalar.
+
+    Source:
+        Xu et al. 2015, equation 14.
+    """
+    return (1.0 - alphas.sum(2)).square().mean()
+
+
+class Captioner(nn.Module):
+    """Encoder and decoder, with the numbers that normalise an image."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig, encoder: Encoder, preprocessing: Preprocessing) -> None:
+        """Put an encoder and a new decoder together.
+
+        Args:
+            config: All sizes.
+            encoder: Gives D channels.
+            preprocessing: Mean and standard deviation of the encoder's training.
+        """
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.decoder = Decoder(config)
+        self.precision = Precision.FLOAT32
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+
+    def set_precision(self, precision: Precision | str) -> "Captioner":
+        """Choose the numbers in which the encoder computes.
+
+        Args:
+            precision: One of `Precision`.
+
+        Returns:
+            Itself.
+        """
+        self.precision = Precision(precision)
+        self.encoder.to(memory_format=torch.channels_last)
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Encode images as they come from disk.
+
+        Args:
+            images: RGB, 0 to 255, `(N, S, S, 3)` uint8.
+
+        Returns:
+            `(N, P, D)` float32.
+        """
+        device = self.mean.device
+        pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)  # (N, 3, S, S)
+        normalised = (pixels - self.mean) / self.std
+        low = self.precision is not Precision.FLOAT32
+        dtype = torch.float16 if self.precision is Precision.FLOAT16 else torch.bfloat16
+        with torch.autocast(device.type, dtype=dtype, enabled=low):
+            encoded: Tensor = self.encoder(normalised.contiguous(memory_format=torch.channels_last))
+        return encoded.float()
