@@ -1,0 +1,87 @@
+"""Everything that changes a number, as data and as one line of text that travels with it.
+
+In: what was scored and how. Out: conditions, and the signature made of them. Apart, because two scores may be compared only
+when what is written here agrees.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+from evaluation import tokenizer
+from evaluation.metrics import METRICS
+from evaluation.pairs import Pairs
+from evaluation.significance import Bootstrap
+
+_SHORT = 12  # hexadecimal digits of a sha256 in the signature
+
+
+def conditions(pairs: Pairs, metrics: Sequence[str], bootstrap: Bootstrap) -> dict[str, object]:
+    """List everything that changes a number.
+
+    Args:
+        pairs: What was scored.
+        metrics: Keys of METRICS.
+        bootstrap: How the intervals were computed.
+
+    Returns:
+        Plain values by name, for JSON.
+    """
+    counts = [len(texts) for texts in pairs.references]
+    return {
+        "references": pairs.origin,
+        "references_sha256": pairs.references_sha256,
+        "references_per_image": [min(counts), max(counts)],
+        "images": len(counts),
+        "images_failed": pairs.failed,
+        "images_missing": pairs.missing,
+        "captions_extra": pairs.extra,
+        "tokenizer": tokenizer.NAME,
+        "metrics": {name: METRICS[name].version for name in metrics},
+        "bootstrap": {"resamples": bootstrap.resamples, "seed": bootstrap.seed, "confidence": bootstrap.confidence},
+        "versions": {"capt": version("capt"), "pycocoevalcap": version("pycocoevalcap")},
+        "run": pairs.fingerprint.to_dict() if pairs.fingerprint else None,
+    }
+
+
+def signature(found: Mapping[str, object]) -> str:
+    """Write conditions as one line.
+
+    Args:
+        found: What `conditions` gives.
+
+    Returns:
+        `key:value` joined by bars; equal lines mean comparable numbers.
+    """
+    low, high = _pair(found["references_per_image"])
+    parts = {
+        "refs": found["references"],
+        "sha": str(found["references_sha256"])[:_SHORT],
+        "nrefs": low if low == high else f"{low}-{high}",
+        "n": found["images"],
+        "failed": found["images_failed"] or None,
+        "missing": found["images_missing"] or None,
+        "tok": found["tokenizer"],
+        **_mapping(found["metrics"]),
+        **_run(found["run"]),
+        **_mapping(found["versions"]),
+        "boot": "{resamples}@{seed}".format(**_mapping(found["bootstrap"])),
+    }
+    return "|".join(f"{key}:{value}" for key, value in parts.items() if value is not None)
+
+
+def _run(run: object) -> dict[str, object]:
+    """Take out of a run's fingerprint what names it: checkpoint and decoding."""
+    if not isinstance(run, Mapping):
+        return {}
+    decoding = ",".join(f"{name}={value}" for name, value in sorted(_mapping(run["decoding"]).items()))
+    checkpoint = f"{run['checkpoint_name']}@{str(run['checkpoint_sha256'])[:_SHORT]}"
+    return {"ckpt": checkpoint, "decode": decoding, "precision": run["precision"]}
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _pair(value: object) -> tuple[int, int]:
+    low, high = value if isinstance(value, Sequence) else (0, 0)
+    return int(low), int(high)

@@ -1,0 +1,1 @@
+"""reports: code that makes an evaluation readable; its outputs never live here."""

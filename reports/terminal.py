@@ -1,0 +1,79 @@
+"""A Report on a terminal or in a log: at most 80 columns, no colour needed to read it.
+
+In: a Report. Out: something that rich prints. Apart, because it draws and decides nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from reports.report import Report
+
+WIDTH = 80
+
+
+def terminal_report(report: Report) -> RenderableType:
+    """Draw a report.
+
+    Args:
+        report: What it says.
+
+    Returns:
+        For rich's Console to print; it renders itself, on a terminal or in a log.
+    """
+    parts: list[RenderableType] = [_scores(report), Text(report.legend, style="dim"), Text()]
+    parts += [Text(f"{label}: {value}") for label, value in report.figures]
+    parts += [Text(), *(Text(f"Note: {note}", style="yellow") for note in report.notes)] if report.notes else []
+    parts += [Text(), Text(f"Signature: {report.signature}", style="dim", overflow="fold")]
+    return Group(*parts)
+
+
+def _scores(report: Report) -> Table:
+    """Draw the table of scores."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("score")
+    for heading in ("value", "95 % interval", "images"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("better", no_wrap=True)
+    for row in report.scores:
+        table.add_row(row.name, Text(row.value, style="bold"), row.interval, row.n, row.better)
+    return table
+
+
+class CheckShape(Protocol):
+    """What a check must have to be drawn."""
+
+    @property
+    def name(self) -> str:
+        """What was looked at."""
+        ...
+
+    @property
+    def passed(self) -> bool:
+        """Whether it will do."""
+        ...
+
+    @property
+    def said(self) -> str:
+        """What was found, or what to do."""
+        ...
+
+
+def terminal_checks(checks: Sequence[CheckShape]) -> RenderableType:
+    """Draw checks of the machine.
+
+    Args:
+        checks: In order.
+
+    Returns:
+        For rich's Console to print.
+    """
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for check in checks:
+        verdict = Text("ok", style="green") if check.passed else Text("FAILED", style="bold red")
+        table.add_row(verdict, check.name, Text(check.said, overflow="fold"))
+    return table
