@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -255,18 +256,15 @@ def write_captions(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) ->
 
 
 def _discard(path: Path) -> None:
-    try:
+    with suppress(OSError):  # the next start removes it
         path.unlink(missing_ok=True)
-    except OSError:
-        return  # the next start removes it
 
 
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError:
-        return  # some network file systems cannot; the rename itself is still atomic
+        with suppress(OSError):  # some network file systems cannot; the rename itself is still atomic
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -39,7 +39,7 @@ class ModelConfig:
         embed_dim: E, dimension of a word's embedding.
         decoder_dim: H, dimension of the LSTM's state.
         attention_dim: A, dimension in which grid and state are compared.
-        dropout: Share of units dropped in training: of the embedding, the state and the readout.
+        dropout: Share of the state's units dropped in training, where a word is read out of it.
         tie_embeddings: Whether the output layer uses the embeddings as its weights.
     """
 
@@ -230,7 +230,7 @@ class Decoder(nn.Module):
         Returns:
             The same shape with `4H` appended.
         """
-        gates: Tensor = self.word_gates(self.dropout(self.embedding(words)))
+        gates: Tensor = self.word_gates(self.embedding(words))
         return gates
 
     def logits(self, h: Tensor, context: Tensor) -> Tensor:
@@ -243,8 +243,7 @@ class Decoder(nn.Module):
         Returns:
             Raw logits, `(…, V)`.
         """
-        read = self.readout(torch.cat([self.dropout(h), context], -1))
-        logits: Tensor = self.output(self.dropout(read))
+        logits: Tensor = self.output(self.readout(torch.cat([self.dropout(h), context], -1)))
         return logits
 
     def forward(self, encoder_out: Tensor, encoded_captions: Tensor, caption_lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:

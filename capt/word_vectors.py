@@ -188,6 +188,9 @@ class _Bag:
     def __init__(self, *_: object) -> None:
         """Take whatever the file passes to the class it stands for."""
 
+    def __setitem__(self, key: object, value: object) -> None:
+        """Forget what a dictionary of the file would have kept."""
+
     def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):
             self.__dict__.update(state)
@@ -197,9 +200,10 @@ class _GensimUnpickler(pickle.Unpickler):
     """Reads vectors saved by gensim; anything but gensim's containers and numpy's arrays is refused, so nothing runs."""
 
     _NUMPY = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
+    _PUT_ASIDE = frozenset({("collections", "defaultdict"), ("builtins", "int"), ("builtins", "hash")})  # a whole model has them
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - pickle's own signature
-        if module.startswith(("gensim.models.", "numpy.random.")):
+        if module.startswith(("gensim.", "numpy.random.")) or (module, name) in self._PUT_ASIDE:
             return _Bag
         if module.split(".", maxsplit=1)[0] == "numpy" and name in self._NUMPY:
             return super().find_class(module, name)

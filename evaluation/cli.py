@@ -1,7 +1,7 @@
 """`capt-eval`: parse, call, exit code; no logic.
 
 In: the command line. Out: data on stdout, words for people on stderr, and an exit code: 0 done, 2 usage, 3 bad data,
-4 environment. Heavy imports are inside the commands, so that --help answers at once.
+4 environment, 130 interrupted. Heavy imports are inside the commands, so that --help answers at once.
 """
 
 import sys
@@ -14,11 +14,24 @@ from capt.errors import CaptError, InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-BAD_DATA, ENVIRONMENT = 3, 4
+BAD_DATA, ENVIRONMENT, INTERRUPTED = 3, 4, 130
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"capt {version('capt')}")
+        raise typer.Exit
 
 
 @app.callback()
-def root() -> None:
+def root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
     """Judge captions the way papers do."""
 
 
@@ -89,6 +102,9 @@ def main() -> None:
     except CaptError as error:
         sys.stderr.write(f"capt-eval: {error}\n")
         sys.exit(BAD_DATA if isinstance(error, InputError) else ENVIRONMENT)
+    except KeyboardInterrupt:
+        sys.stderr.write("capt-eval: interrupted; nothing was written.\n")
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,184 @@
+"""Caption one batch: opened images in, rows of the captions table out; a bad image is a row with status and error.
+
+In: a LoadedBatch. Out: its rows as an Arrow table. Apart, because everything the job asks of torch is here, behind Network.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from capt.captions import Status
+from capt.checkpoint import Checkpoint, load_checkpoint
+from capt.decoding import DecodingOptions, Hypothesis, decode, reference_nll
+from capt.device import choose_device, choose_precision
+from capt.errors import CaptError
+from jobs.loading import LoadedBatch
+from jobs.options import NetworkOptions
+from jobs.progress import Stage, Stages
+from jobs.source import ReferenceBook
+
+_BRIGHTEST = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """What the network says about one image.
+
+    `reference_nll` has for each reference the summed −log p in nats and the number of tokens; None without references.
+    `attention` is `(words, P)` uint8.
+    """
+
+    caption: str
+    log_prob: float
+    num_tokens: int
+    alternatives: Sequence[tuple[str, float]] | None = None
+    reference_nll: Sequence[tuple[float, int]] | None = None
+    attention: NDArray[np.uint8] | None = None
+
+
+class Network(Protocol):
+    """Whatever captions pixels."""
+
+    def caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
+        """Caption images `(S, S, 3)`, and judge the references of those that have some."""
+        ...
+
+
+class TorchNetwork:
+    """A checkpoint on a device, with the options of its search."""
+
+    def __init__(self, options: NetworkOptions, decoding: DecodingOptions, stages: Stages) -> None:
+        """Load the checkpoint and bring it to its device.
+
+        Args:
+            options: Which, where, how.
+            decoding: Of the search.
+            stages: Where the seconds are counted.
+
+        Raises:
+            CaptError: If the checkpoint or the device cannot be used.
+        """
+        self.device = choose_device(options.device)
+        self.precision = choose_precision(options.precision, self.device)
+        self.checkpoint: Checkpoint = load_checkpoint(options.checkpoint)
+        self._captioner = self.checkpoint.captioner.to(self.device).set_precision(self.precision)
+        self._decoding, self._with_attention, self._stages = decoding, options.attention, stages
+
+    def caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
+        """Caption one batch.
+
+        Args:
+            pixels: N arrays `(S, S, 3)`; none gives none.
+            references: For each image its human captions, or None.
+
+        Returns:
+            N captions, in order.
+
+        Raises:
+            CaptError: If the device has not enough memory, or fails.
+        """
+        if not pixels:
+            return []
+        try:
+            with torch.inference_mode():
+                return self._caption(pixels, references)
+        except torch.OutOfMemoryError as error:
+            message = f"{self.device} has not the memory for {len(pixels)} images at a time; lower --batch-size and start again."
+            raise CaptError(message) from error
+        except RuntimeError as error:  # whatever else a device reports
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            message = f"{self.device} failed ({reason}); start the same command again, or give --device cpu."
+            raise CaptError(message) from error
+
+    def _caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
+        with self._stages.time(Stage.ENCODE):
+            encoder_out = self._captioner.encode(torch.from_numpy(np.stack(pixels)))
+        with self._stages.time(Stage.SEARCH):
+            found = decode(self._captioner.decoder, encoder_out, self._decoding, with_alphas=self._with_attention)
+        likelihoods: list[list[tuple[float, int]]] = [[] for _ in found]
+        if any(references):
+            with self._stages.time(Stage.REFERENCES):
+                encode = self.checkpoint.vocabulary.encode
+                encoded = [[encode(text) for text in texts or ()] for texts in references]
+                likelihoods = reference_nll(self._captioner.decoder, encoder_out, encoded)
+        return [self._describe(each, nll or None) for each, nll in zip(found, likelihoods, strict=True)]
+
+    def _describe(self, hypothesis: Hypothesis, likelihoods: list[tuple[float, int]] | None) -> Captioned:
+        decoded = self.checkpoint.vocabulary.decode
+        others = [(decoded(each.indices), each.log_prob) for each in hypothesis.alternatives]
+        return Captioned(
+            caption=decoded(hypothesis.indices),
+            log_prob=hypothesis.log_prob,
+            num_tokens=hypothesis.num_tokens,
+            alternatives=others if self._decoding.alternatives else None,
+            reference_nll=likelihoods,
+            attention=None if hypothesis.alphas is None else scale_attention(hypothesis.alphas.float().numpy()),
+        )
+
+
+def scale_attention(alphas: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Make attention small enough to keep: each word's brightest cell becomes 255.
+
+    Args:
+        alphas: `(T, P)`, not negative.
+
+    Returns:
+        `(T, P)`.
+    """
+    brightest = np.maximum(alphas.max(axis=1, initial=0.0, keepdims=True), np.finfo(np.float32).tiny)
+    scaled: NDArray[np.uint8] = np.rint(alphas / brightest * _BRIGHTEST).astype(np.uint8)
+    return scaled
+
+
+def caption_batch(network: Network, batch: LoadedBatch, schema: pa.Schema, book: ReferenceBook | None) -> pa.Table:
+    """Caption the images that could be opened, and make rows of all.
+
+    Args:
+        network: Captions pixels.
+        batch: Items and opened images, some of them failed.
+        schema: Of the captions table, with the batch's travelling columns at its end.
+        book: References from a file; None takes those that the items bring.
+
+    Returns:
+        One row for each item, in order.
+    """
+    good = [row for row, image in enumerate(batch.images) if image.pixels is not None]
+    references = [book.find(batch.items[row].image_id) if book else batch.items[row].references for row in good]
+    pixels = [image.pixels for image in batch.images if image.pixels is not None]
+    captions: list[Captioned | None] = [None] * len(batch.items)
+    for row, captioned in zip(good, network.caption(pixels, references), strict=True):
+        captions[row] = captioned
+    return _make_table(batch, captions, schema)
+
+
+def _make_table(batch: LoadedBatch, captions: Sequence[Captioned | None], schema: pa.Schema) -> pa.Table:
+    nll = [None if each is None or each.reference_nll is None else each.reference_nll for each in captions]
+    columns: dict[str, Sequence[object]] = {
+        "image_id": [item.image_id for item in batch.items],
+        "path": [item.path for item in batch.items],
+        "caption": [each and each.caption for each in captions],
+        "log_prob": [each and each.log_prob for each in captions],
+        "num_tokens": [each and each.num_tokens for each in captions],
+        "alternatives": [each and _structs(each.alternatives) for each in captions],
+        "reference_nll": [each and [value for value, _ in each] for each in nll],
+        "reference_tokens": [each and [tokens for _, tokens in each] for each in nll],
+        "attention": [None if each is None or each.attention is None else list(each.attention) for each in captions],
+        "width": [image.width for image in batch.images],
+        "height": [image.height for image in batch.images],
+        "status": [Status.OK if image.error is None else Status.FAILED for image in batch.images],
+        "error": [None if image.error is None else str(image.error) for image in batch.images],
+    }
+    arrays = [pa.array(values, type=schema.field(name).type) for name, values in columns.items()]
+    travelling = [batch.travelling.column(name) for name in schema.names[len(columns) :]]
+    return pa.Table.from_arrays([*arrays, *travelling], schema=schema)
+
+
+def _structs(alternatives: Sequence[tuple[str, float]] | None) -> list[dict[str, object]] | None:
+    if alternatives is None:
+        return None
+    return [{"caption": caption, "log_prob": log_prob} for caption, log_prob in alternatives]

@@ -1,0 +1,286 @@
+"""Where a run writes: a folder of shards, or one file by way of a hidden folder of parts.
+
+In: the path that the user named. Out: what is there already, a place that can be written, and the finished run. Apart, because
+nothing of an earlier run may be lost or mixed up, and that is decided here alone.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capt.captions import RUN_FILE, RUN_KEY, Fingerprint, Status, fingerprint_of, shard_name, shard_paths, write_captions
+from capt.errors import InputError, OutputError
+
+_PROBE_BYTES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Existing:
+    """What an output holds already: one run's fingerprint, its finished shards with their rows, and whether all is done.
+
+    `report` is what `run.json` says when the run is complete.
+    """
+
+    fingerprint: Fingerprint | None
+    shards: Mapping[int, int]
+    report: Mapping[str, object] | None
+
+
+class Output:
+    """The folder or file that `--output` names."""
+
+    def __init__(self, path: Path) -> None:
+        """Decide by its ending whether a path is one file or a folder; nothing is touched.
+
+        Args:
+            path: A folder, or a file ending in `.parquet`.
+        """
+        self.path = path
+        self.file = path if path.suffix == ".parquet" else None
+        self.folder = path.with_name(f".{path.name}.parts") if self.file else path
+        self._lock: int | None = None
+
+    def check(self) -> None:
+        """Refuse an output that cannot be written, before any work; nothing is left behind.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        if self.file is not None and self.file.is_dir():
+            message = f"{self.path} is a folder; name a folder without .parquet at its end, or a file."
+            raise OutputError(message)
+        if self.file is None and self.path.exists() and not self.path.is_dir():
+            message = f"{self.path} is a file; name a folder, or a file ending in .parquet."
+            raise OutputError(message)
+        folder = (self.path if self.file is None else self.path.parent).absolute()
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(_PROBE_BYTES))
+                file.flush()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def look(self, *, overwrite: bool) -> Existing:
+        """Find what an earlier start left.
+
+        Args:
+            overwrite: Whether it is to be replaced; it then counts as nothing, but other programs' files are refused still.
+
+        Returns:
+            The run there; shards that cannot be read, as after a crash of the machine, do not count.
+
+        Raises:
+            OutputError: If there are files that this program did not write, or shards of two runs.
+        """
+        if overwrite:
+            for path in [self.file] if self.file is not None and self.file.exists() else shard_paths(self.folder).values():
+                _read_footer(path)
+            return Existing(fingerprint=None, shards={}, report=None)
+        if self.file is not None and self.file.exists():
+            return self._look_at_file(self.file)
+        fingerprint: Fingerprint | None = None
+        shards: dict[int, int] = {}
+        for number, path in shard_paths(self.folder).items():
+            found = _read_footer(path)
+            if found is None:
+                continue
+            own, shards[number] = found
+            if fingerprint is not None and own.differences(fingerprint):
+                message = f"{self.path} holds shards of two runs; choose another --output, or give --overwrite to start anew."
+                raise OutputError(message)
+            fingerprint = fingerprint or own
+        return Existing(fingerprint=fingerprint, shards=shards, report=self._read_report())
+
+    @contextmanager
+    def prepared(self, *, overwrite: bool) -> Iterator[None]:
+        """Make the folder, keep other runs out of it for a while, and clear away what is half written.
+
+        Args:
+            overwrite: Whether to remove an earlier run too; files of other programs stay.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            OutputError: If it cannot be written, or another run is writing there.
+        """
+        self._prepare(overwrite=overwrite)
+        try:
+            yield
+        finally:
+            self._release()
+
+    def unpack(self) -> None:
+        """Turn a finished single file back into parts, so that some can be mended; the file stays until it is replaced.
+
+        Raises:
+            OutputError: If the parts cannot be written.
+        """
+        if self.file is None or not self.file.exists():
+            return
+        with pq.ParquetFile(self.file) as file:
+            schema = _without_report(file.schema_arrow)
+            for number in range(file.num_row_groups):
+                table = file.read_row_group(number).replace_schema_metadata(schema.metadata)
+                write_captions([table], schema, self.folder / shard_name(number))
+
+    def failed_rows(self, number: int) -> list[int]:
+        """Find the rows of a finished shard that have no caption.
+
+        Args:
+            number: Of the shard.
+
+        Returns:
+            Positions in the shard, ascending.
+        """
+        return [row for row, (status, _) in enumerate(self._outcomes(number)) if status == Status.FAILED]
+
+    def count_failures(self, shards: int) -> Counter[str]:
+        """Count the failed rows of a run by their cause.
+
+        Args:
+            shards: How many there are.
+
+        Returns:
+            Kinds of failure and how many rows have each.
+        """
+        causes: Counter[str] = Counter()
+        for number in range(shards):
+            causes.update(error.split(":", 1)[0] for status, error in self._outcomes(number) if status == Status.FAILED)
+        return causes
+
+    def complete(self, report: Mapping[str, object], schema: pa.Schema, shards: int) -> None:
+        """Make a run complete: `run.json` last, or all parts in one file.
+
+        Args:
+            report: What is to be known of the run.
+            schema: Of its tables.
+            shards: How many there are.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        text = json.dumps(report, indent=2, ensure_ascii=False)
+        if self.file is None:
+            _write_text(self.folder / RUN_FILE, text)
+            return
+        parts = (pq.ParquetFile(self.folder / shard_name(number)).read().cast(schema) for number in range(shards))
+        write_captions(parts, schema.with_metadata({**schema.metadata, RUN_KEY: text}), self.file)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _prepare(self, *, overwrite: bool) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            (self.folder / RUN_FILE).unlink(missing_ok=True)
+            for path in self.folder.glob("*.tmp"):
+                path.unlink()
+            if self.file is not None:
+                self.file.with_name(self.file.name + ".tmp").unlink(missing_ok=True)
+            if overwrite:
+                for path in shard_paths(self.folder).values():
+                    path.unlink()
+                if self.file is not None:
+                    self.file.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _outcomes(self, number: int) -> Iterator[tuple[str, str]]:
+        if self.file is not None and self.file.exists() and not (self.folder / shard_name(number)).exists():
+            with pq.ParquetFile(self.file) as file:
+                table = file.read_row_group(number, columns=["status", "error"])
+        else:
+            table = pq.ParquetFile(self.folder / shard_name(number)).read(columns=["status", "error"])
+        return zip(table.column("status").to_pylist(), table.column("error").to_pylist(), strict=True)
+
+    def _look_at_file(self, path: Path) -> Existing:
+        foreign = f"{path} was not written by capt-batch run; choose another --output."
+        try:
+            with pq.ParquetFile(path) as file:
+                schema = file.schema_arrow
+                sizes = {number: file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)}
+            fingerprint = fingerprint_of(schema)
+        except (OSError, pa.ArrowException, InputError) as error:
+            raise OutputError(foreign) from error
+        if fingerprint is None:
+            raise OutputError(foreign)
+        return Existing(fingerprint=fingerprint, shards=sizes, report=_parse(schema.metadata.get(RUN_KEY)))
+
+    def _read_report(self) -> Mapping[str, object] | None:
+        try:
+            return _parse((self.folder / RUN_FILE).read_bytes())
+        except OSError:
+            return None
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._release()
+            message = f"Another capt-batch run is writing to {self.path}; wait for it, or choose another --output."
+            raise OutputError(message) from error
+        except OSError:
+            return  # some network file systems know no locks
+
+    def _cannot_write(self, error: OSError) -> OutputError:
+        return OutputError(f"{self.path} cannot be written ({error.strerror or error}); choose another --output.")
+
+
+def _read_footer(path: Path) -> tuple[Fingerprint, int] | None:
+    try:
+        with pq.ParquetFile(path) as file:
+            fingerprint, rows = fingerprint_of(file.schema_arrow), file.metadata.num_rows
+    except (OSError, pa.ArrowException):
+        return None
+    except InputError as error:
+        message = f"{path} was written by another version of capt ({error}); choose another --output."
+        raise OutputError(message) from error
+    if fingerprint is None:
+        message = f"{path} was not written by capt-batch run; choose another --output."
+        raise OutputError(message)
+    return fingerprint, rows
+
+
+def _without_report(schema: pa.Schema) -> pa.Schema:
+    return schema.with_metadata({key: value for key, value in schema.metadata.items() if key != RUN_KEY})
+
+
+def _parse(text: bytes | None) -> Mapping[str, object] | None:
+    try:
+        values = json.loads(text or b"null")
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        message = f"{path} cannot be written ({error.strerror or error}); make room and start the same command again."
+        raise OutputError(message) from error

@@ -1,0 +1,220 @@
+"""Check everything that can be checked before work begins, and find what is to be done.
+
+In: options. Out: a Plan, or one sentence why not. Apart from the run, because a plan needs no torch and writes nothing: a
+refusal, a dry run and a run that is complete already answer at once.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from capt.captions import Fingerprint
+from capt.checkpoint import DEFAULT_CHECKPOINT, read_header
+from capt.errors import InputError, OutputError
+from capt.images import Preprocessing
+from capt.references import read_references
+from jobs.loading import Work
+from jobs.options import AUTO, RunOptions
+from jobs.output import Existing, Output
+from jobs.reader import open_source, plan_shards
+from jobs.source import ReferenceBook, Shard, Source
+
+_LOOKED_AT = 1000  # first images that are looked for before work begins
+_OPTION_NAMES = {
+    "checkpoint_sha256": "--checkpoint",
+    "attention": "--attention",
+    "precision": "--precision",
+    "max_pixels": "--max-pixels",
+    "shard_size": "--shard-size",
+    "references_sha256": "--references",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be done, known without torch: the images, their shards, and what an earlier start did of them.
+
+    `works` is empty when nothing is left; `report` is then what `run.json` said. Device and precision of `fingerprint` are
+    what the user asked for, perhaps `auto`.
+    """
+
+    options: RunOptions
+    source: Source
+    book: ReferenceBook | None
+    output: Output
+    preprocessing: Preprocessing
+    fingerprint: Fingerprint
+    shards: Sequence[Shard]
+    works: Sequence[Work]
+    report: Mapping[str, object] | None
+    warnings: Sequence[str]
+
+    @property
+    def to_caption(self) -> int:
+        """How many images are left."""
+        return sum(len(work.rows) for work in self.works)
+
+    @property
+    def failed_before(self) -> int:
+        """How many rows of a complete run have no caption."""
+        failed = (self.report or {}).get("failed")
+        return sum(failed.values()) if isinstance(failed, dict) else 0
+
+
+def prepare(options: RunOptions) -> Plan:
+    """Check everything that can be checked without torch, and find what is to be done.
+
+    Args:
+        options: Of the run.
+
+    Returns:
+        The plan; nothing was written.
+
+    Raises:
+        CaptError: If the output, the checkpoint, the source or the references cannot be used, or the output belongs to a run
+            with other settings.
+    """
+    output = Output(options.output.path)
+    output.check()
+    preprocessing, checkpoint_sha256 = _look_at_checkpoint(options.network.checkpoint)
+    source = open_source(options.source, output=options.output.path)
+    book, references_sha256 = _read_book(options, source)
+    asked = Fingerprint(
+        checkpoint_name=(options.network.checkpoint or DEFAULT_CHECKPOINT).name,
+        checkpoint_sha256=checkpoint_sha256,
+        decoding=options.decoding,
+        attention=options.network.attention,
+        precision=options.network.precision,
+        preprocessing=preprocessing.to_dict(),
+        max_pixels=options.source.max_pixels,
+        source_sha256=source.sha256,
+        source_rows=source.rows,
+        shard_size=options.output.shard_size,
+        references_sha256=references_sha256,
+        batch_size=options.network.batch_size,
+        device=options.network.device,
+        versions={name: importlib.metadata.version(name) for name in ("capt", "pillow", "torch")},
+    )
+    existing = output.look(overwrite=options.output.overwrite)
+    fingerprint, warnings = _match(asked, existing, output)
+    shards = plan_shards(source.rows, options.output.shard_size)
+    works = _find_works(shards, existing, output, retry_failed=options.output.retry_failed)
+    if works and len(existing.shards) == 0:
+        _check_some_exist(source)
+    return Plan(
+        options=options,
+        source=source,
+        book=book,
+        output=output,
+        preprocessing=preprocessing,
+        fingerprint=fingerprint,
+        shards=shards,
+        works=works,
+        report=existing.report if not works else None,
+        warnings=warnings,
+    )
+
+
+def describe(plan: Plan) -> list[str]:
+    """Say what a plan would do.
+
+    Args:
+        plan: From `prepare`.
+
+    Returns:
+        Sentences.
+    """
+    shards, unfinished, size = len(plan.shards), len(plan.works), plan.fingerprint.shard_size
+    return [
+        *plan.warnings,
+        f"{plan.options.source.source}: {plan.source.rows:,} images, in {shards:,} shards of up to {size:,}.",
+        f"{plan.output.path}: {shards - unfinished:,} shards finished, {unfinished:,} to do with {plan.to_caption:,} images.",
+    ]
+
+
+def _look_at_checkpoint(path: Path | None) -> tuple[Preprocessing, str]:
+    header = read_header(path)
+    with (path or DEFAULT_CHECKPOINT).open("rb") as file:
+        return header.preprocessing, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_book(options: RunOptions, source: Source) -> tuple[ReferenceBook | None, str | None]:
+    if options.source.references is None:
+        return None, None
+    references = read_references(options.source.references)
+    book = ReferenceBook(captions=references.captions, aliases=references.aliases)
+    if not any(book.find(image_id) for image_id in source.image_ids()):
+        ours, theirs = next(source.image_ids()), next(iter(references.captions))
+        message = f"None of the images has references: the source has ids such as {ours}, the references such as {theirs}."
+        raise InputError(message)
+    return book, references.sha256
+
+
+def _match(asked: Fingerprint, existing: Existing, output: Output) -> tuple[Fingerprint, list[str]]:
+    """Refuse to mix two runs; give the fingerprint to go on with, and warn of what may move last digits."""
+    then = existing.fingerprint
+    if then is None:
+        return asked, []
+    now = replace(
+        asked,
+        precision=then.precision if asked.precision == AUTO else asked.precision,
+        device=then.device if asked.device == AUTO else asked.device,
+    )
+    remedy = "choose another --output, or give --overwrite to start anew."
+    different = {key: (here, there) for key, here, there in now.differences(then)}
+    if "source_sha256" in different:
+        counts = f"{then.source_rows:,} images then, {now.source_rows:,} now"
+        message = f"The source has changed since the run in {output.path} began ({counts}); {remedy}"
+        raise OutputError(message)
+    if different:
+        changes = "; ".join(
+            f"{_option_name(key)} was {_short(there)}, is {_short(here)}" for key, (here, there) in different.items()
+        )
+        message = f"{output.path} holds a run with other settings ({changes}); {remedy}"
+        raise OutputError(message)
+    informative = [
+        f"{_option_name(key)} was {there}, is {here}: log-likelihoods may differ in their last digits."
+        for key, here, there in now.changes(then)
+        if key != "checkpoint_name"
+    ]
+    return now, informative
+
+
+def _option_name(key: str) -> str:
+    if key.startswith("decoding."):
+        return f"--{key.removeprefix('decoding.').replace('_', '-')}"
+    return _OPTION_NAMES.get(key, key.replace("_", "-"))
+
+
+def _short(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return text[:12] if len(text) == hashlib.sha256().digest_size * 2 else text
+
+
+def _find_works(shards: Sequence[Shard], existing: Existing, output: Output, *, retry_failed: bool) -> list[Work]:
+    works = []
+    for shard in shards:
+        rows: Sequence[int] = range(shard.start, shard.stop)
+        if existing.shards.get(shard.number) == len(rows):
+            rows = [shard.start + row for row in output.failed_rows(shard.number)] if retry_failed else ()
+        if len(rows):
+            works.append(Work(shard=shard, rows=rows))
+    return works
+
+
+def _check_some_exist(source: Source) -> None:
+    """Refuse a list or manifest whose paths all lead nowhere: a wrong folder is likelier than so many lost files."""
+    looked_at: list[Path] = []
+    for items, _ in source.batches(range(min(source.rows, _LOOKED_AT)), 100):
+        for item in islice(items, _LOOKED_AT):
+            if not isinstance(item.image, Path) or os.path.lexists(item.image):
+                return
+            looked_at.append(item.image)
+    message = (
+        f"None of the first {len(looked_at)} images exists, beginning with {looked_at[0]}; check the paths, or give --image-root."
+    )
+    raise InputError(message)

@@ -1,0 +1,169 @@
+"""Caption every image of a source: the whole job, from a plan to a complete output.
+
+In: a plan. Out: shards in a folder or one file, and how it went. Apart, because here the parts meet: reader, loader,
+captioner, writer, output; each knows only its own.
+"""
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from capt.captions import Fingerprint, captions_schema
+from capt.errors import CheckpointError, at_work
+from jobs.interruption import Interruption
+from jobs.loading import LoadedBatch, Loader, LoadingOptions
+from jobs.plan import Plan
+from jobs.progress import Reporter, Stage, Stages, Summary
+from jobs.writer import Writer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from jobs.captioner import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended: complete, with so many failed rows; or interrupted by a signal, with so many rows in finished shards."""
+
+    failed: int = 0
+    interrupted_by: int | None = None
+    finished: int = 0
+
+
+def run(plan: Plan, reporter: Reporter) -> Outcome:
+    """Do what a plan says.
+
+    Args:
+        plan: From `prepare`.
+        reporter: Shows how it goes on.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        CaptError: If the network cannot be loaded; marked as during work if the output or the source fails later.
+    """
+    for warning in plan.warnings:
+        reporter.say(warning)
+    if plan.report is not None:
+        reporter.say(f"{plan.output.path} is complete: {plan.source.rows:,} rows. Nothing is left to do.")
+        return Outcome(failed=plan.failed_before)
+    begun, stages = datetime.now(UTC), Stages()
+    with Interruption() as interruption, reporter, _quiet_pillow():
+        network, fingerprint = _load_network(plan, stages) if plan.works else (None, plan.fingerprint)
+        schema = captions_schema(fingerprint, plan.source.travelling)
+        clock = time.perf_counter()
+        with at_work(), plan.output.prepared(overwrite=plan.options.output.overwrite):
+            captioned = 0
+            if network is not None:
+                captioned = _Session(plan, network, schema, stages, reporter).caption_all(interruption)
+            if interruption.is_requested():
+                finished = plan.source.rows - plan.to_caption + captioned
+                return Outcome(interrupted_by=interruption.signal, finished=finished)
+            summary = Summary(
+                output=str(plan.output.path),
+                rows=plan.source.rows,
+                failed=dict(plan.output.count_failures(len(plan.shards))),
+                shards=len(plan.shards),
+                captioned=captioned,
+                seconds=time.perf_counter() - clock,
+                stages=stages.seconds(),
+            )
+            plan.output.complete(_report(plan, summary, fingerprint, begun), schema, len(plan.shards))
+            reporter.finish(summary)
+            return Outcome(failed=summary.rows - summary.ok)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One start of a run, with all that its work needs."""
+
+    plan: Plan
+    network: "Network"
+    schema: "pa.Schema"
+    stages: Stages
+    reporter: Reporter
+
+    def caption_all(self, interruption: Interruption) -> int:
+        """Caption and write all works; returns how many images of finished shards there were."""
+        from jobs.captioner import caption_batch  # noqa: PLC0415  imports torch
+
+        plan = self.plan
+        if plan.options.output.retry_failed:
+            plan.output.unpack()
+        captioned = 0
+        self.reporter.begin(total=plan.source.rows, done=plan.source.rows - plan.to_caption)
+        with (
+            Writer(plan.output.folder, self.schema, self.stages) as writer,
+            Loader(plan.source, plan.works, self._loading(), self.stages) as loader,
+        ):
+            tables: list[pa.Table] = []
+            for batch in _timed(loader.batches(interruption.is_requested), self.stages):
+                tables.append(caption_batch(self.network, batch, self.schema, plan.book))
+                self.reporter.advance(done=len(batch.items), failed=sum(image.error is not None for image in batch.images))
+                if batch.is_last:
+                    writer.put(batch.work, tables)
+                    captioned += len(batch.work.rows)
+                    tables = []
+        return captioned
+
+    def _loading(self) -> LoadingOptions:
+        options = self.plan.options
+        return LoadingOptions(
+            batch_size=options.network.batch_size,
+            workers=options.network.workers,
+            max_pixels=options.source.max_pixels,
+            preprocessing=self.plan.preprocessing,
+        )
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Keep Pillow's warnings about odd metadata off the terminal; what matters becomes a failed row."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+        yield
+
+
+def _timed(batches: Iterator[LoadedBatch], stages: Stages) -> Iterator[LoadedBatch]:
+    while True:
+        with stages.time(Stage.WAIT):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _load_network(plan: Plan, stages: Stages) -> tuple["Network", Fingerprint]:
+    """Load torch and the checkpoint, and complete the fingerprint by what `auto` came to."""
+    from capt.decoding import DecodingOptions  # noqa: PLC0415  imports torch
+    from jobs.captioner import TorchNetwork  # noqa: PLC0415  imports torch
+
+    options = replace(plan.options.network, precision=plan.fingerprint.precision)
+    network = TorchNetwork(options, DecodingOptions(**plan.fingerprint.decoding), stages)  # type: ignore[arg-type]  # checked there
+    if network.checkpoint.sha256 != plan.fingerprint.checkpoint_sha256:
+        message = f"The checkpoint {network.checkpoint.path} changed while it was read; start the same command again."
+        raise CheckpointError(message)
+    return network, replace(plan.fingerprint, precision=str(network.precision), device=network.device.type)
+
+
+def _report(plan: Plan, summary: Summary, fingerprint: Fingerprint, begun: datetime) -> dict[str, object]:
+    return {
+        "source": plan.options.source.source,
+        "rows": summary.rows,
+        "ok": summary.ok,
+        "failed": dict(summary.failed),
+        "shards": summary.shards,
+        "captioned_in_last_session": summary.captioned,
+        "seconds": round(summary.seconds, 3),
+        "images_per_second": round(summary.images_per_second, 2),
+        "stage_seconds": dict(summary.stages),
+        "started": begun.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": fingerprint.to_dict(),
+    }

@@ -1,0 +1,1 @@
+"""training: from photographs with human captions to a checkpoint."""

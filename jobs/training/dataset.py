@@ -1,0 +1,236 @@
+"""Photographs with human captions, for training: where each image is, and what people wrote about it.
+
+In: parquet manifests with images, captions and a split column; or a folder of images with a references file. Out: a
+`CaptionedImages` for a split. Apart, because the training loop must not know formats.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from capt.errors import InputError
+from capt.images import SUPPORTED_SUFFIXES
+from capt.references import read_references
+
+_ID_COLUMNS = ("image_id", "key", "img_id", "filename", "path")
+_PATH_COLUMNS = ("image_path", "path", "filename")
+_BYTES_COLUMNS = ("image", "jpg")
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedImages:
+    """The images of one split, in a fixed order.
+
+    Args:
+        image_ids: N of them, unique.
+        captions: For each image what people wrote, as written.
+        places: Where each image is: a file, or a row of a parquet file.
+        identity: sha256 of ids and places (name, size and time of the files), which names cached features.
+    """
+
+    image_ids: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]
+    places: tuple["Path | Row", ...]
+    identity: str = field(repr=False)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.image_ids)
+
+    def subset(self, count: int) -> "CaptionedImages":
+        """Keep the first images only.
+
+        Args:
+            count: How many.
+
+        Returns:
+            A smaller set with an identity of its own.
+        """
+        if count >= len(self):
+            return self
+        return _captioned(self.image_ids[:count], self.captions[:count], self.places[:count])
+
+    def read(self, start: int = 0) -> Iterator[Path | bytes]:
+        """Read the images in order.
+
+        Args:
+            start: The first one wanted.
+
+        Yields:
+            The path of each image, or its bytes.
+        """
+        reader = _RowReader()
+        for place in self.places[start:]:
+            yield reader.read(place) if isinstance(place, Row) else place
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image inside a parquet file."""
+
+    file: Path
+    column: str
+    number: int
+
+
+class _RowReader:
+    """Reads rows of parquet files that are asked for in rising order, a few at a time."""
+
+    def __init__(self) -> None:
+        self._at: tuple[Path, str] | None = None
+        self._batches: Iterator[list[bytes]] = iter(())
+        self._rows: list[bytes] = []
+        self._first = 0
+
+    def read(self, place: Row) -> bytes:
+        if (place.file, place.column) != self._at or place.number < self._first:
+            self._at = (place.file, place.column)
+            self._batches = _image_batches(place.file, place.column)
+            self._rows, self._first = [], 0
+        while place.number >= self._first + len(self._rows):
+            self._first += len(self._rows)
+            self._rows = next(self._batches)
+        return self._rows[place.number - self._first]
+
+
+def _image_batches(file: Path, column: str) -> Iterator[list[bytes]]:
+    for batch in pq.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column]):
+        images = batch.column(column).to_pylist()
+        yield [(image or {}).get("bytes") or b"" if isinstance(image, dict | None) else image for image in images]
+
+
+def read_dataset(source: Path, *, split: str, references: Path | None = None, images: Path | None = None) -> CaptionedImages:
+    """Find the captioned images of a split.
+
+    Args:
+        source: A folder of images (with `references`), or a parquet manifest with captions: a file, or a folder of them.
+        split: Which split: of the manifest's `split` column, or of the references.
+        references: Human captions of a folder's images, in any format of `capt.references`.
+        images: A list of the split's images, one a line, for references without splits.
+
+    Returns:
+        The images, in the order of the manifest or of the references.
+
+    Raises:
+        InputError: If there are no such images, or some are missing.
+    """
+    files = _parquet_files(source)
+    if files and references is None:
+        return _from_manifests(source, files, split)
+    if references is None:
+        message = f"{source} holds no parquet manifest with captions; name the images' captions with --references."
+        raise InputError(message)
+    return _from_folder(source, references, split, images)
+
+
+def dataset_splits(source: Path) -> list[str]:
+    """List the splits that parquet manifests name, in alphabetical order; empty for a folder of images.
+
+    Args:
+        source: What `read_dataset` takes.
+
+    Returns:
+        Names of splits.
+
+    Raises:
+        InputError: If the source does not exist or a manifest cannot be read.
+    """
+    names: set[str] = set()
+    for file in _parquet_files(source):
+        parquet = _open(file)
+        if "split" in parquet.schema_arrow.names:
+            names.update(str(name) for name in parquet.read(columns=["split"])["split"].unique().to_pylist())
+    return sorted(names)
+
+
+def _parquet_files(source: Path) -> list[Path]:
+    if source.is_dir():
+        return sorted(source.glob("*.parquet"))
+    if source.is_file():
+        return [source]
+    message = f"There is nothing at {source}; give a folder of photographs or parquet manifests."
+    raise InputError(message)
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (OSError, ValueError) as error:
+        message = f"{file} cannot be read as parquet ({error}); remove it or write it again."
+        raise InputError(message) from error
+
+
+def _from_manifests(source: Path, files: Sequence[Path], split: str) -> CaptionedImages:
+    image_ids: list[str] = []
+    captions: list[tuple[str, ...]] = []
+    places: list[Path | Row] = []
+    for file in files:
+        parquet = _open(file)
+        id_column = _choose(parquet, _ID_COLUMNS, "an id", file)
+        _choose(parquet, ("caption",), "captions", file)
+        names = parquet.schema_arrow.names
+        image_column = _choose(parquet, (*_BYTES_COLUMNS, *_PATH_COLUMNS), "images", file)
+        in_rows = image_column in _BYTES_COLUMNS
+        wanted = dict.fromkeys(
+            [id_column, "caption", *(["split"] if "split" in names else []), *([] if in_rows else [image_column])]
+        )
+        for number, row in enumerate(parquet.read(columns=list(wanted)).to_pylist()):
+            if row.get("split", split) != split:
+                continue
+            written = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
+            image_ids.append(str(row[id_column]))
+            captions.append(tuple(text for text in written if text))
+            places.append(Row(file, image_column, number) if in_rows else file.parent / row[image_column])
+    if not image_ids:
+        found = ", ".join(dataset_splits(source)) or "none"
+        message = f"{source} has no images of split {split!r} (splits there: {found}); choose with --train-split and --val-split."
+        raise InputError(message)
+    return _captioned(image_ids, captions, places)
+
+
+def _choose(parquet: pq.ParquetFile, columns: Sequence[str], what: str, file: Path) -> str:
+    names = parquet.schema_arrow.names
+    found = next((column for column in columns if column in names), None)
+    if found is None:
+        message = f"{file} has no column with {what} ({', '.join(columns)}); it has {', '.join(names)}."
+        raise InputError(message)
+    return found
+
+
+def _from_folder(folder: Path, references: Path, split: str, images: Path | None) -> CaptionedImages:
+    selected = read_references(references, split=None if images else split, images=images).captions
+    paths = {image_id: _find(folder, image_id) for image_id in selected}
+    missing = [image_id for image_id, path in paths.items() if path is None]
+    if missing:
+        counts = f"{len(missing)} of {len(paths)} images"
+        message = f"{counts} of {references} are not in {folder}, such as {missing[0]}; give the folder that holds them."
+        raise InputError(message)
+    return _captioned(list(selected), list(selected.values()), [path for path in paths.values() if path is not None])
+
+
+def _find(folder: Path, image_id: str) -> Path | None:
+    names = [image_id, *(image_id + suffix for suffix in sorted(SUPPORTED_SUFFIXES))]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _captioned(image_ids: Sequence[str], captions: Sequence[tuple[str, ...]], places: Sequence[Path | Row]) -> CaptionedImages:
+    doubled = len(image_ids) - len(set(image_ids))
+    if doubled:
+        message = f"{doubled} image ids occur more than once in the training data; make them unique."
+        raise InputError(message)
+    digest = hashlib.sha256()
+    stamps: dict[Path, str] = {}
+    for image_id, place in zip(image_ids, places, strict=True):
+        file = place.file if isinstance(place, Row) else place
+        if file not in stamps:
+            status = file.stat() if file.is_file() else None
+            stamps[file] = f"{file.name}:{status.st_size}:{status.st_mtime_ns}" if status else f"{file.name}:missing"
+        row = f"{place.column}:{place.number}" if isinstance(place, Row) else ""
+        digest.update(f"{image_id}\0{stamps[file]}\0{row}\n".encode(errors="surrogateescape"))
+    return CaptionedImages(
+        image_ids=tuple(image_ids), captions=tuple(captions), places=tuple(places), identity=digest.hexdigest()
+    )

@@ -1,0 +1,198 @@
+"""What a frozen encoder says of every training image, computed once and kept on disk.
+
+In: captioned images and an encoder (or, for fine-tuning, only the preprocessing). Out: a memory-mapped array, one row an image.
+Apart, because encoding takes longer than an epoch of the decoder and does not change from run to run.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from capt.checkpoint import write_whole
+from capt.errors import ImageError, InputError, OutputError
+from capt.images import Preprocessing, open_image, to_array
+from capt.model import Captioner
+from jobs.training.dataset import CaptionedImages
+
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+BATCH_SIZE = 32
+
+Progress = Callable[[int, int], None]
+
+
+def default_cache_folder() -> Path:
+    """Name the user's cache folder for features (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capt" / "features"
+
+
+def cached_features(  # noqa: PLR0913 - what is encoded, with what, where to, and how
+    dataset: CaptionedImages,
+    captioner: Captioner,
+    preprocessing: Preprocessing,
+    folder: Path,
+    *,
+    workers: int,
+    progress: Progress,
+) -> NDArray[np.float16]:
+    """Encode every image, or find that this was done before.
+
+    An interrupted computation goes on where its last finished batch ended; two at once wait for each other.
+
+    Args:
+        dataset: N images.
+        captioner: Its encoder is used, in its precision, on its device.
+        preprocessing: How images are prepared.
+        folder: Where caches are kept; each is a folder named by encoder, weights, preprocessing, precision and data.
+        workers: Threads that decode images.
+        progress: Told how many images are done, of how many.
+
+    Returns:
+        `(N, P, D)` float16, memory-mapped, read-only.
+
+    Raises:
+        InputError: If an image cannot be read, naming it.
+        OutputError: If the cache cannot be written.
+    """
+    size = preprocessing.size
+    with torch.inference_mode():
+        cells, channels = captioner.encode(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1:]
+
+    def encode(batch: NDArray[np.uint8]) -> NDArray[np.float16]:
+        with torch.inference_mode():
+            encoded = captioner.encode(torch.from_numpy(batch)).clamp(-_FLOAT16_MAX, _FLOAT16_MAX)
+        return encoded.to(torch.float16).cpu().numpy()
+
+    key = _key(
+        "features",
+        dataset,
+        preprocessing,
+        captioner.config.encoder.to_dict(),
+        str(captioner.precision),
+        _weights_digest(captioner),
+    )
+    array = _Array(folder / key, (len(dataset), cells, channels), np.dtype(np.float16))
+    return array.fill(dataset, preprocessing, encode, workers=workers, progress=progress)
+
+
+def cached_pixels(
+    dataset: CaptionedImages, preprocessing: Preprocessing, folder: Path, *, workers: int, progress: Progress
+) -> NDArray[np.uint8]:
+    """Decode and resize every image once, for training that changes the encoder.
+
+    Args:
+        dataset: N images.
+        preprocessing: How images are prepared.
+        folder: Where caches are kept.
+        workers: Threads that decode images.
+        progress: Told how many images are done, of how many.
+
+    Returns:
+        `(N, S, S, 3)` uint8, memory-mapped, read-only.
+
+    Raises:
+        InputError: If an image cannot be read, naming it.
+        OutputError: If the cache cannot be written.
+    """
+    array = _Array(
+        folder / _key("pixels", dataset, preprocessing),
+        (len(dataset), preprocessing.size, preprocessing.size, 3),
+        np.dtype(np.uint8),
+    )
+    return array.fill(dataset, preprocessing, lambda batch: batch, workers=workers, progress=progress)
+
+
+def _key(kind: str, dataset: CaptionedImages, preprocessing: Preprocessing, *more: object) -> str:
+    text = json.dumps([kind, dataset.identity, preprocessing.to_dict(), *more], sort_keys=True)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _weights_digest(captioner: Captioner) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in captioner.encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+class _Array:
+    """An array on disk that is filled from the front, with the number of rows that are done beside it."""
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+        self._folder = folder
+        self._shape, self._dtype = shape, dtype
+        self._data, self._done_file = folder / "rows.bin", folder / "done.json"
+
+    def fill(
+        self,
+        dataset: CaptionedImages,
+        preprocessing: Preprocessing,
+        compute: Callable[[NDArray[np.uint8]], NDArray[np.generic]],
+        *,
+        workers: int,
+        progress: Progress,
+    ) -> NDArray:  # type: ignore[type-arg] # float16 or uint8, as the caller asked
+        try:
+            with self._locked():
+                done = self._done()
+                if done < len(dataset):
+                    self._allocate()
+                    rows = np.memmap(self._data, self._dtype, mode="r+", shape=self._shape)
+                    for batch in _batches(dataset, done, preprocessing, workers):
+                        rows[done : done + len(batch)] = compute(batch)
+                        rows.flush()
+                        done += len(batch)
+                        write_whole(self._done_file, json.dumps({"rows": done}).encode())
+                        progress(done, len(dataset))
+        except OSError as error:
+            advice = "choose another with --feature-cache or make room"
+            message = f"The feature cache {self._folder} cannot be written ({error.strerror or error}); {advice}."
+            raise OutputError(message) from error
+        return np.memmap(self._data, self._dtype, mode="r", shape=self._shape)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _bytes(self) -> int:
+        return int(np.prod(self._shape)) * self._dtype.itemsize
+
+    def _done(self) -> int:
+        if not self._data.is_file() or self._data.stat().st_size != self._bytes() or not self._done_file.is_file():
+            return 0
+        try:
+            return int(json.loads(self._done_file.read_text())["rows"])
+        except (ValueError, KeyError, TypeError):
+            return 0
+
+    def _allocate(self) -> None:
+        """Reserve the room now: writing to a memory map on a full disk would kill the process."""
+        with self._data.open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, self._bytes())
+
+
+def _batches(dataset: CaptionedImages, start: int, preprocessing: Preprocessing, workers: int) -> Iterator[NDArray[np.uint8]]:
+    def prepare(item: tuple[str, Path | bytes]) -> NDArray[np.uint8]:
+        image_id, source = item
+        try:
+            return to_array(open_image(source), preprocessing)
+        except ImageError as error:
+            message = f"The training image {image_id} cannot be used ({error}); mend it or leave it out."
+            raise InputError(message) from error
+
+    items = zip(dataset.image_ids[start:], dataset.read(start), strict=True)
+    with ThreadPoolExecutor(workers) as pool:
+        while batch := list(pool.map(prepare, islice(items, BATCH_SIZE))):
+            yield np.stack(batch)

@@ -1,0 +1,287 @@
+"""The training job as one readable function: data, vocabulary, encoder, word vectors, features, loop.
+
+In: a `TrainingPlan`. Out: a folder with checkpoints, log and curves. Apart from the loop, because finding everything is one
+subject and learning is another.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from capt.checkpoint import load_checkpoint
+from capt.encoder import EncoderConfig, encoder_preprocessing, pretrained_encoder
+from capt.errors import InputError, OutputError, at_work
+from capt.images import Preprocessing
+from capt.model import Captioner, ModelConfig, Precision
+from capt.vocabulary import Vocabulary
+from capt.word_vectors import load_word_vectors
+from jobs.training.cross_entropy import EncodedSplit, Epoch, Listener, Training, train
+from jobs.training.dataset import CaptionedImages, dataset_splits, read_dataset
+from jobs.training.features import cached_features, cached_pixels, default_cache_folder
+from jobs.training.options import TrainingOptions
+
+VALIDATION_SPLITS = ("val", "dev", "validation")
+Say = Callable[[str], None]
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlan:
+    """Where the captioned images are.
+
+    Args:
+        source: A folder of images, or parquet manifests.
+        references: Captions of a folder's images.
+        train_split: Name of the split to learn from.
+        validation_split: Name of the split to choose by; None takes val, dev or validation, whichever there is.
+        train_images: A list of images to learn from, for references without splits.
+        validation_images: The same, to choose by.
+        limit: Only this many images of each split; 0 takes all.
+    """
+
+    source: Path
+    references: Path | None = None
+    train_split: str = "train"
+    validation_split: str | None = None
+    train_images: Path | None = None
+    validation_images: Path | None = None
+    limit: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPlan:
+    """What network is trained, and from which weights.
+
+    Args:
+        encoder: Which encoder.
+        weights: File of its ImageNet weights; None looks in the usual places.
+        word_vectors: File of word vectors for the embeddings; None draws them at random.
+        start_from: A checkpoint to go on from; its encoder, sizes and vocabulary are taken.
+        min_frequency: How often a word must occur to be in the vocabulary.
+        embed_dim: E.
+        decoder_dim: H.
+        attention_dim: A.
+        dropout: Share of units dropped.
+        tie_embeddings: Whether the output layer uses the embeddings.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    weights: Path | None = None
+    word_vectors: Path | None = None
+    start_from: Path | None = None
+    min_frequency: int = 5
+    embed_dim: int = 300
+    decoder_dim: int = 512
+    attention_dim: int = 512
+    dropout: float = 0.5
+    tie_embeddings: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and with what the run computes.
+
+    Args:
+        device: A torch device.
+        precision: In which the encoder, and in training also the decoder, computes.
+        workers: Threads that decode images.
+        feature_cache: Where encoded images are kept.
+    """
+
+    device: str = "cpu"
+    precision: Precision = Precision.FLOAT32
+    workers: int = 2
+    feature_cache: Path = field(default_factory=default_cache_folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """A whole run.
+
+    Args:
+        data: Where the captioned images are.
+        network: What is trained.
+        options: How.
+        machine: Where.
+        output: Folder of the run.
+        resume: Whether to go on with what is in it.
+        command: The command line, for the model card.
+    """
+
+    data: DataPlan
+    network: NetworkPlan
+    options: TrainingOptions
+    machine: Machine
+    output: Path
+    resume: bool = False
+    command: str = ""
+
+
+def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch]:
+    """Train a captioner from captioned images.
+
+    Args:
+        plan: The run.
+        listener: Told about steps and epochs.
+        say: Told in sentences what is being done.
+
+    Returns:
+        All epochs.
+
+    Raises:
+        CaptError: If anything that was given cannot be used.
+    """
+    _check_output(plan)
+    learning, validating, split = _read_data(plan.data)
+    say(f"{len(learning):,} images to learn from, {len(validating):,} to choose by ({split}).")
+    captioner, vocabulary, preprocessing, facts = _build(plan, learning, say)
+    captioner.to(plan.machine.device).set_precision(plan.machine.precision)
+    encoded = [_encode(plan, part, captioner, preprocessing, say) for part in (learning, validating)]
+    run = Training(
+        captioner=captioner,
+        vocabulary=vocabulary,
+        preprocessing=preprocessing,
+        options=plan.options,
+        output=plan.output,
+        card=_card(plan, learning, validating, split, facts),
+        fingerprint=_fingerprint(plan, learning, validating),
+    )
+    with at_work():
+        epochs = train(run, encoded[0], encoded[1], listener, resume=plan.resume)
+    best = max((epoch for epoch in epochs if epoch.best), key=lambda epoch: epoch.epoch)
+    say(f"Best epoch {best.epoch}: perplexity {best.perplexity:.2f}; it is {plan.output / 'best.safetensors'}.")
+    return epochs
+
+
+def _check_output(plan: TrainingPlan) -> None:
+    try:
+        held = [name for name in ("state.safetensors", "best.safetensors", "last.safetensors") if (plan.output / name).exists()]
+        plan.output.mkdir(parents=True, exist_ok=True)
+        probe = plan.output / ".probe.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        message = f"{plan.output} cannot be written ({error.strerror or error}); choose another --output."
+        raise OutputError(message) from error
+    if held and not plan.resume:
+        message = f"{plan.output} already holds a training run ({held[0]}); go on with it by --resume, or choose another --output."
+        raise OutputError(message)
+
+
+def _read_data(data: DataPlan) -> tuple[CaptionedImages, CaptionedImages, str]:
+    split = data.validation_split
+    if split is None:
+        there = dataset_splits(data.source)
+        split = next((name for name in VALIDATION_SPLITS if name in there), VALIDATION_SPLITS[0])
+    learning = read_dataset(data.source, split=data.train_split, references=data.references, images=data.train_images)
+    validating = read_dataset(data.source, split=split, references=data.references, images=data.validation_images)
+    both = set(learning.image_ids) & set(validating.image_ids)
+    if both:
+        message = (
+            f"{len(both)} images are in both the training and the validation split, such as {min(both)}; make them disjoint."
+        )
+        raise InputError(message)
+    if data.limit:
+        learning, validating = learning.subset(data.limit), validating.subset(data.limit)
+    return learning, validating, split
+
+
+def _build(
+    plan: TrainingPlan, learning: CaptionedImages, say: Say
+) -> tuple[Captioner, Vocabulary, Preprocessing, dict[str, Any]]:
+    """Make the captioner that training starts from, and tell what the model card should know of it."""
+    network = plan.network
+    torch.manual_seed(plan.options.seed)
+    if network.start_from is not None:
+        checkpoint = load_checkpoint(network.start_from)
+        say(f"Going on from {network.start_from}.")
+        facts = {"started_from": {"sha256": checkpoint.sha256, "card": dict(checkpoint.card)}}
+        return checkpoint.captioner, checkpoint.vocabulary, checkpoint.preprocessing, facts
+    vocabulary = Vocabulary.build((text for texts in learning.captions for text in texts), min_frequency=network.min_frequency)
+    say(f"{len(vocabulary):,} words occur at least {network.min_frequency} times.")
+    preprocessing = encoder_preprocessing(network.encoder)
+    encoder = pretrained_encoder(network.encoder, network.weights)
+    config = ModelConfig(
+        encoder=network.encoder,
+        vocab_size=len(vocabulary),
+        encoder_dim=encoder.dimension,
+        embed_dim=network.embed_dim,
+        decoder_dim=network.decoder_dim,
+        attention_dim=network.attention_dim,
+        dropout=network.dropout,
+        tie_embeddings=network.tie_embeddings,
+    )
+    captioner = Captioner(config, encoder, preprocessing)
+    facts = _embed(captioner, vocabulary, network.word_vectors, plan.options.seed, say)
+    return captioner, vocabulary, preprocessing, facts
+
+
+def _embed(captioner: Captioner, vocabulary: Vocabulary, path: Path | None, seed: int, say: Say) -> dict[str, Any]:
+    if path is None:
+        return {"word_vectors": None}
+    vectors = load_word_vectors(path, vocabulary, dimension=captioner.config.embed_dim, seed=seed)
+    matrix = torch.from_numpy(vectors.matrix)
+    with torch.no_grad():  # the file's directions, at the length with which the embedding would have begun
+        captioner.decoder.embedding.weight.copy_(matrix * (captioner.config.embed_dim**-0.5 / float(matrix[4:].std())))
+    lacking = f"; not: {', '.join(vectors.missing[:5])}{' …' if len(vectors.missing) > 5 else ''}" if vectors.missing else ""  # noqa: PLR2004
+    say(f"{vectors.found:,} of {vectors.wanted:,} words ({vectors.coverage:.1%}) found in {path}{lacking}.")
+    return {"word_vectors": {"file": path.name, "found": vectors.found, "wanted": vectors.wanted}}
+
+
+def _encode(
+    plan: TrainingPlan, dataset: CaptionedImages, captioner: Captioner, preprocessing: Preprocessing, say: Say
+) -> EncodedSplit:
+    spoke = [time.monotonic()]
+
+    def progress(done: int, total: int) -> None:
+        if done == total or time.monotonic() - spoke[0] > _SECONDS_BETWEEN_LINES:
+            spoke[0] = time.monotonic()
+            say(f"{done:,} of {total:,} images {'prepared' if plan.options.fine_tune_blocks else 'encoded'}.")
+
+    folder, workers = plan.machine.feature_cache, plan.machine.workers
+    if plan.options.fine_tune_blocks:
+        images = cached_pixels(dataset, preprocessing, folder, workers=workers, progress=progress)
+        return EncodedSplit(images=images, captions=dataset.captions)
+    features = cached_features(dataset, captioner, preprocessing, folder, workers=workers, progress=progress)
+    return EncodedSplit(images=features, captions=dataset.captions)
+
+
+def _fingerprint(plan: TrainingPlan, learning: CaptionedImages, validating: CaptionedImages) -> str:
+    """Digest what decides the result: data, network and options (but not how many epochs), and precision."""
+    options = {name: value for name, value in plan.options.to_dict().items() if name not in {"epochs", "patience"}}
+    texts = hashlib.sha256(json.dumps([learning.captions, validating.captions]).encode()).hexdigest()
+    values = [learning.identity, validating.identity, texts, asdict(plan.network), options, plan.machine.precision]
+    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
+
+
+def _card(
+    plan: TrainingPlan, learning: CaptionedImages, validating: CaptionedImages, split: str, facts: dict[str, Any]
+) -> dict[str, Any]:
+    network = {**asdict(plan.network), "weights": plan.network.weights.name if plan.network.weights else None}
+    network = {name: value for name, value in network.items() if name not in {"word_vectors", "start_from"}}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": plan.command,
+        "data": {
+            "source": plan.data.source.name,
+            "references": plan.data.references.name if plan.data.references else None,
+            "train_images": len(learning),
+            "train_captions": sum(len(texts) for texts in learning.captions),
+            "validation_images": len(validating),
+        },
+        "validation_split": split,
+        "network": network,
+        "options": plan.options.to_dict(),
+        "precision": str(plan.machine.precision),
+        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in ("capt", "torch", "numpy", "pillow")}},
+        **facts,
+    }
