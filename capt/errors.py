@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
+DEBUG = "CAPT_DEBUG"  # environment variable; when set, an unforeseen error shows its traceback
+
 
 class CaptError(Exception):
     """What ends a run, told in one sentence that says what to do next.
@@ -74,3 +76,16 @@ class ImageError(CaptError):
     def __reduce__(self) -> tuple[type["ImageError"], tuple[FailureKind, str]]:
         """Pickle by the two arguments, so that the error survives the way back from a worker process."""
         return type(self), (self.kind, self.message)
+
+
+def unforeseen(error: Exception) -> str:
+    """Tell of an error that nobody foresaw: a fault of capt's own, or of the machine.
+
+    Args:
+        error: Not a CaptError.
+
+    Returns:
+        One sentence that says what to do.
+    """
+    first = (str(error).strip() or "no message").splitlines()[0][:200]
+    return f"An unforeseen error ended this ({type(error).__name__}: {first}); set {DEBUG}=1 to see where, and report it."

@@ -4,13 +4,14 @@ In: the command line. Out: data on stdout, words for people on stderr, and an ex
 4 environment, 130 interrupted. Heavy imports are inside the commands, so that --help answers at once.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from capt.errors import CaptError, InputError
+from capt.errors import DEBUG, CaptError, InputError, unforeseen
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -105,6 +106,11 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("capt-eval: interrupted; nothing was written.\n")
         sys.exit(INTERRUPTED)
+    except Exception as error:  # what nobody foresaw is told like everything else
+        if os.environ.get(DEBUG):
+            raise
+        sys.stderr.write(f"capt-eval: {unforeseen(error)}\n")
+        sys.exit(ENVIRONMENT)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
 """The command line `capt-batch`: parse, call, exit code; no logic.
 
-Exit codes: 0 done; 1 finished with failed images; 2 usage, or an error before work began; 3 an error during work; 130 interrupted.
+Exit codes: 0 done; 1 finished with failed images; 2 usage, or an error before work began; 3 an error during work;
+130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 import math
+import os
 import shlex
 import sys
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from capt.errors import CaptError, InputError
+from capt.errors import DEBUG, CaptError, unforeseen
+from jobs.training.cli import train, vectors
 
-Choice = TypeVar("Choice", bound=StrEnum)
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 class ExitCode(IntEnum):
@@ -39,9 +40,14 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("capt-batch: Interrupted.", err=True)
         sys.exit(ExitCode.INTERRUPTED)
+    except Exception as error:  # what nobody foresaw is told like everything else
+        if os.environ.get(DEBUG):
+            raise
+        typer.echo(f"capt-batch: {unforeseen(error)}", err=True)
+        sys.exit(ExitCode.ERROR_DURING_WORK)
 
 
-def _version(*, wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
         from importlib.metadata import version
 
@@ -53,10 +59,7 @@ def _version(*, wanted: bool) -> None:
 def program(
     *,
     version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version and exit.", is_eager=True, callback=lambda value: _version(wanted=value)
-        ),
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     """Caption folders and tables of photographs, and train the captioner that does it."""
@@ -168,188 +171,31 @@ def run(
         raise typer.Exit(ExitCode.FAILED_IMAGES)
 
 
+app.command()(train)
+app.command()(vectors)
+
+
 @app.command()
-def train(
-    source: Annotated[
-        Path, typer.Argument(help="Parquet manifests with images, captions and splits; or a folder of images, with --references.")
-    ],
-    *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.", rich_help_panel="Output")],
-    references: Annotated[Path | None, typer.Option(help="Human captions of a folder's images.", rich_help_panel="Input")] = None,
-    train_split: Annotated[str, typer.Option(help="Split to learn from.", rich_help_panel="Input")] = "train",
-    val_split: Annotated[
-        str | None, typer.Option(help="Split to choose by; by default val, dev or validation.", rich_help_panel="Input")
-    ] = None,
-    train_images: Annotated[
-        Path | None, typer.Option(help="List of the images to learn from, one a line.", rich_help_panel="Input")
-    ] = None,
-    val_images: Annotated[
-        Path | None, typer.Option(help="List of the images to choose by, one a line.", rich_help_panel="Input")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(min=0, help="Only this many images of each split; 0 takes all.", rich_help_panel="Input")
-    ] = 0,
-    encoder: Annotated[
-        str, typer.Option(help="resnet50, efficientnet_lite0, efficientnet_lite2 or timm:NAME.", rich_help_panel="Model")
-    ] = "resnet50",
-    layer: Annotated[
-        str, typer.Option(help="Map of resnet50 to attend over: layer3 or layer4.", rich_help_panel="Model")
-    ] = "layer4",
-    stride_in_1x1: Annotated[
-        bool, typer.Option("--stride-in-1x1", help="For ResNet-50 weights from Caffe or Keras.", rich_help_panel="Model")
-    ] = False,
-    weights: Annotated[Path | None, typer.Option(help="File of the encoder's ImageNet weights.", rich_help_panel="Model")] = None,
-    word_vectors: Annotated[
-        Path | None, typer.Option(help="word2vec file to begin the embeddings with.", rich_help_panel="Model")
-    ] = None,
-    start_from: Annotated[Path | None, typer.Option(help="Checkpoint to go on from.", rich_help_panel="Model")] = None,
-    min_frequency: Annotated[
-        int, typer.Option(min=1, help="How often a word must occur to be known.", rich_help_panel="Model")
-    ] = 5,
-    embed_dim: Annotated[int, typer.Option(min=1, help="Dimension of word embeddings.", rich_help_panel="Model")] = 300,
-    decoder_dim: Annotated[int, typer.Option(min=1, help="Dimension of the LSTM's state.", rich_help_panel="Model")] = 512,
-    attention_dim: Annotated[int, typer.Option(min=1, help="Dimension of the attention.", rich_help_panel="Model")] = 512,
-    dropout: Annotated[float, typer.Option(min=0.0, max=0.95, help="Share of units dropped.", rich_help_panel="Model")] = 0.5,
-    tie_embeddings: Annotated[bool, typer.Option(help="Output layer shares the embeddings.", rich_help_panel="Model")] = True,
-    epochs: Annotated[int, typer.Option(help="How many, at most.", rich_help_panel="Training")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Images a step, each with all its captions.", rich_help_panel="Training")] = 12,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam.", rich_help_panel="Training")] = 1e-3,
-    step_size: Annotated[int, typer.Option(help="StepLR: epochs between falls of the rate.", rich_help_panel="Training")] = 3,
-    gamma: Annotated[float, typer.Option(help="StepLR: factor of a fall.", rich_help_panel="Training")] = 0.5,
-    clip: Annotated[float, typer.Option(help="Largest gradient norm; 0 does not clip.", rich_help_panel="Training")] = 5.0,
-    attention_weight: Annotated[
-        float, typer.Option(help="Weight of the doubly stochastic regulariser.", rich_help_panel="Training")
-    ] = 1.0,
-    fine_tune_blocks: Annotated[
-        int, typer.Option(help="Encoder's last blocks that learn too; 0 freezes it.", rich_help_panel="Training")
-    ] = 0,
-    encoder_learning_rate: Annotated[float, typer.Option(help="Of Adam, for these blocks.", rich_help_panel="Training")] = 1e-4,
-    patience: Annotated[
-        int, typer.Option(help="Stop after so many epochs without a better one; 0 never.", rich_help_panel="Training")
-    ] = 4,
-    select: Annotated[
-        str, typer.Option(help="Choose the best epoch by CIDEr, Bleu_4 or perplexity.", rich_help_panel="Training")
-    ] = "CIDEr",
-    max_caption_length: Annotated[
-        int, typer.Option(help="Words of a training caption that are read.", rich_help_panel="Training")
-    ] = 50,
-    seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel="Training")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel="Machine")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.", rich_help_panel="Machine")] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.", rich_help_panel="Machine")] = 2,
-    feature_cache: Annotated[
-        Path | None, typer.Option(help="Where encoded images are kept; by default ~/.cache/capt.", rich_help_panel="Machine")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel="Output")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.", rich_help_panel="Output")] = False,
+def info(
+    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint; by default the one that ships.")] = None,
 ) -> None:
-    """Train a captioner on photographs with human captions."""
-    from rich.console import Console
-
-    from capt.device import choose_device, choose_precision
-    from capt.encoder import EncoderConfig, Layer
-    from jobs.training.curves import Watcher
-    from jobs.training.features import default_cache_folder
-    from jobs.training.options import Selection, TrainingOptions
-    from jobs.training.train import DataPlan, Machine, NetworkPlan, TrainingPlan, run_training
-
-    chosen = choose_device(device)
-    plan = TrainingPlan(
-        data=DataPlan(
-            source=source,
-            references=references,
-            train_split=train_split,
-            validation_split=val_split,
-            train_images=train_images,
-            validation_images=val_images,
-            limit=limit,
-        ),
-        network=NetworkPlan(
-            encoder=EncoderConfig(name=encoder, layer=_one_of(Layer, layer, "--layer"), stride_in_1x1=stride_in_1x1),
-            weights=weights,
-            word_vectors=word_vectors,
-            start_from=start_from,
-            min_frequency=min_frequency,
-            embed_dim=embed_dim,
-            decoder_dim=decoder_dim,
-            attention_dim=attention_dim,
-            dropout=dropout,
-            tie_embeddings=tie_embeddings,
-        ),
-        options=TrainingOptions(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            step_size=step_size,
-            gamma=gamma,
-            clip=clip,
-            attention_weight=attention_weight,
-            fine_tune_blocks=fine_tune_blocks,
-            encoder_learning_rate=encoder_learning_rate,
-            patience=patience,
-            select=_one_of(Selection, select, "--select"),
-            max_caption_length=max_caption_length,
-            seed=seed,
-        ),
-        machine=Machine(
-            device=str(chosen),
-            precision=choose_precision(precision, chosen),
-            workers=workers,
-            feature_cache=feature_cache or default_cache_folder(),
-        ),
-        output=output,
-        resume=resume,
-        command=shlex.join(["capt-batch", *sys.argv[1:]]),
-    )
-    with Watcher(output, Console(stderr=True), quiet=quiet) as watcher:
-        run_training(plan, watcher, watcher.say)
-
-
-@app.command()
-def vectors(  # noqa: PLR0913 - a command line has as many options as it has
-    references: Annotated[Path, typer.Argument(help="Human captions, in any format that references may have.")],
-    *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="word2vec file to write.", rich_help_panel="Output")],
-    split: Annotated[str | None, typer.Option(help="Only the captions of this split.", rich_help_panel="Input")] = None,
-    images: Annotated[Path | None, typer.Option(help="Only the captions of the images in this list.", rich_help_panel="Input")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="Not the captions of these images: a list, or references.", rich_help_panel="Input")] = None,
-    dimension: Annotated[int, typer.Option(help="Numbers in a vector; the embedding's dimension.", rich_help_panel="Training")] = 300,
-    window: Annotated[int, typer.Option(help="Words on each side that are predicted.", rich_help_panel="Training")] = 5,
-    epochs: Annotated[int, typer.Option(help="Passes over the captions.", rich_help_panel="Training")] = 20,
-    min_frequency: Annotated[int, typer.Option(help="How often a word must occur.", rich_help_panel="Training")] = 2,
-    seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel="Training")] = 1,
-) -> None:
-    """Train word2vec vectors on captions, for `train --word-vectors`."""
-    from capt.references import read_references  # noqa: PLC0415 - `--help` stays quick
-    from jobs.training.vectors import VectorOptions, read_ids, train_vectors  # noqa: PLC0415
-
-    options = VectorOptions(dimension=dimension, window=window, epochs=epochs, min_frequency=min_frequency, seed=seed)
-    read = read_references(references, split=split, images=images).captions
-    unwanted = read_ids(exclude) if exclude else frozenset()
-    captions = [text for image_id, texts in read.items() if image_id not in unwanted for text in texts]
-    left_out = len(read.keys() & unwanted)
-    count = train_vectors(captions, output, options)
-    typer.echo(f"{count:,} words from {len(captions):,} captions ({left_out:,} images left out): {output}", err=True)
-
-
-@app.command()
-def info(checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint; by default the one that ships.")] = None) -> None:
     """Print the model card of a checkpoint as JSON."""
-    import json  # noqa: PLC0415 - `--help` stays quick
+    import json
 
-    from capt.checkpoint import DEFAULT_CHECKPOINT, read_header  # noqa: PLC0415
+    from capt.checkpoint import DEFAULT_CHECKPOINT, read_header
 
     header = read_header(checkpoint)
     path = checkpoint or DEFAULT_CHECKPOINT
     parameters = sum(math.prod(shape) for shape in header.shapes.values())
-    size = {"file": str(path), "megabytes": round(path.stat().st_size / 1e6, 1), "parameters": parameters, "words": len(header.vocabulary)}
-    shown = {"checkpoint": size, "config": header.config, "preprocessing": header.preprocessing.to_dict(), "card": dict(header.card)}
+    shown = {
+        "checkpoint": {
+            "file": str(path),
+            "megabytes": round(path.stat().st_size / 1e6, 1),
+            "parameters": parameters,
+            "words": len(header.vocabulary),
+        },
+        "config": header.config,
+        "preprocessing": header.preprocessing.to_dict(),
+        "card": dict(header.card),
+    }
     typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
-
-
-def _one_of(choices: type[Choice], value: str, option: str) -> Choice:
-    try:
-        return choices(value)
-    except ValueError as error:
-        message = f"{option} must be one of {', '.join(choices)}, not {value!r}."
-        raise InputError(message) from error

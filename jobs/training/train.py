@@ -173,7 +173,9 @@ def _check_output(plan: TrainingPlan) -> None:
         message = f"{plan.output} cannot be written ({error.strerror or error}); choose another --output."
         raise OutputError(message) from error
     if held and not plan.resume:
-        message = f"{plan.output} already holds a training run ({held[0]}); go on with it by --resume, or choose another --output."
+        message = (
+            f"{plan.output} already holds a training run ({held[0]}); go on with it by --resume, or choose another --output."
+        )
         raise OutputError(message)
 
 

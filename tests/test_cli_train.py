@@ -1,0 +1,309 @@
+"""`capt-batch train`, `vectors` and `info` as a user starts them."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from capt.checkpoint import load_checkpoint
+from capt.encoder import EncoderConfig, build_encoder
+from jobs.cli import main
+
+CAPTIONS = {
+    "astronaut.jpg": ("a woman in an orange suit", "a smiling astronaut"),
+    "cat.jpg": ("a cat with green eyes", "the face of a cat"),
+    "coffee.jpg": ("a cup of coffee", "coffee in a red cup"),
+    "officer.jpg": ("a woman in uniform", "an old woman with a hat"),
+    "photographer.jpg": ("a man with a camera", "a man in a black coat"),
+    "raccoon.jpg": ("a raccoon on a plant", "the face of a raccoon"),
+    "rocket.jpg": ("a rocket at night", "a rocket between towers"),
+    "stairs.jpg": ("people on stairs", "stairs of a tower"),
+}
+VALIDATION = ("cat.jpg", "stairs.jpg")
+
+Start = Callable[..., "Ended"]
+
+
+class Ended:
+    """How a command ended: exit code and what it printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        """Keep them."""
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Start:
+    """Give a function that runs `capt-batch` in this process."""
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr("sys.argv", ["capt-batch", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        out, err = capsys.readouterr()
+        return Ended(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """Give a folder with a manifest, the same as folder and token file, encoder weights and a feature cache."""
+    folder = tmp_path_factory.mktemp("given")
+    rows = [
+        {
+            "image": {"bytes": (photos / name).read_bytes(), "path": name},
+            "image_id": name,
+            "caption": list(texts),
+            "split": "dev" if name in VALIDATION else "train",
+        }
+        for name, texts in CAPTIONS.items()
+    ]
+    (folder / "manifests").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "manifests" / "all.parquet")
+    lines = [f"{name}#{k}\t{text}" for name, texts in CAPTIONS.items() for k, text in enumerate(texts)]
+    (folder / "captions.token").write_text("\n".join(lines) + "\n")
+    (folder / "train.txt").write_text("".join(f"{name}\n" for name in CAPTIONS if name not in VALIDATION))
+    (folder / "val.txt").write_text("".join(f"{name}\n" for name in VALIDATION))
+    torch.manual_seed(0)
+    save_file(build_encoder(EncoderConfig(name="efficientnet_lite0")).network.state_dict(), folder / "lite0.safetensors")
+    return folder
+
+
+def _arguments(given: Path, output: Path, *more: object) -> list[str]:
+    arguments = ["train", given / "manifests", "--output", output, "--encoder", "efficientnet_lite0"]
+    arguments += ["--weights", given / "lite0.safetensors", "--feature-cache", given / "cache", "--min-frequency", "1"]
+    arguments += ["--embed-dim", "16", "--decoder-dim", "24", "--attention-dim", "8", "--batch-size", "3", "--device", "cpu"]
+    return [str(argument) for argument in (*arguments, "--precision", "float32", *more)]
+
+
+def test_a_manifest_is_learned_from(given: Path, tmp_path: Path, start: Start) -> None:
+    """One command gives a checkpoint that loads, a log, curves and TensorBoard files; stdout stays empty."""
+    ended = start(*_arguments(given, tmp_path / "run", "--epochs", 2))
+    assert ended.code == 0, ended.err
+    assert ended.out == ""
+    assert "6 images to learn from, 2 to choose by (dev)" in ended.err
+    assert "Best epoch" in ended.err
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"best.safetensors", "last.safetensors", "log.jsonl", "curves.png", "tensorboard"} <= names
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert "raccoon" in checkpoint.vocabulary
+    assert "eyes" not in checkpoint.vocabulary  # a word of the validation split only
+    assert checkpoint.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert {"data", "date", "versions", "options", "validation"} <= set(checkpoint.card)
+    assert checkpoint.card["data"] | {"train_images": 6, "validation_images": 2} == checkpoint.card["data"]
+
+
+def test_a_folder_with_references_and_lists_is_learned_from(given: Path, photos: Path, tmp_path: Path, start: Start) -> None:
+    """Images in a folder, captions in a token file, splits as lists: Flickr30k's form."""
+    arguments = _arguments(given, tmp_path / "run", "--epochs", 1, "--references", given / "captions.token")
+    arguments[1] = str(photos)
+    ended = start(*arguments, "--train-images", given / "train.txt", "--val-images", given / "val.txt", "--quiet")
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").card["data"]["references"] == "captions.token"
+
+
+def _process(arguments: list[str]) -> "subprocess.Popen[str]":
+    program = "from jobs.cli import main; main()"
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
+
+
+def _lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_result(given: Path, tmp_path: Path, start: Start) -> None:
+    """After kill -9 between epochs, --resume gives exactly the weights of a run that was left alone."""
+    assert start(*_arguments(given, tmp_path / "whole", "--epochs", 5, "--patience", 0, "--quiet")).code == 0
+    arguments = _arguments(given, tmp_path / "killed", "--epochs", 5, "--patience", 0)
+    with _process(arguments) as process:
+        until = time.monotonic() + 120
+        while _lines(tmp_path / "killed" / "log.jsonl") < 2 and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    ended = start(*arguments, "--resume")
+    assert ended.code == 0, ended.err
+    assert _lines(tmp_path / "killed" / "log.jsonl") == 5
+    for name in ("best.safetensors", "last.safetensors"):
+        whole, killed = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
+        assert all(torch.equal(whole[key], killed[key]) for key in whole), name
+    assert not [path for path in (tmp_path / "killed").iterdir() if path.name.endswith(".tmp")]
+
+
+def test_an_interrupted_run_ends_with_130(given: Path, tmp_path: Path) -> None:
+    """Ctrl-C gives exit code 130 and no traceback."""
+    with _process(_arguments(given, tmp_path / "run", "--epochs", 5000, "--patience", 0)) as process:
+        until = time.monotonic() + 120
+        while _lines(tmp_path / "run" / "log.jsonl") < 1 and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+
+def test_a_run_is_not_overwritten(given: Path, tmp_path: Path, start: Start) -> None:
+    """A folder with a run needs --resume or another name."""
+    assert start(*_arguments(given, tmp_path / "run", "--epochs", 1, "--quiet")).code == 0
+    ended = start(*_arguments(given, tmp_path / "run", "--epochs", 1))
+    assert ended.code == 2
+    assert "--resume" in ended.err
+    ended = start(*_arguments(given, tmp_path / "run", "--epochs", 1, "--resume", "--seed", 5))
+    assert ended.code in {2, 3}
+    assert "other data or options" in ended.err
+
+
+def test_vectors_are_trained_on_captions_and_used(given: Path, tmp_path: Path, start: Start) -> None:
+    """`vectors` writes a file that `train --word-vectors` reads, with its coverage; a wrong dimension is one sentence."""
+    vectors = tmp_path / "vectors.bin"
+    ended = start("vectors", given / "captions.token", "-o", vectors, "--dimension", 16, "--min-frequency", 1, "--epochs", 2)
+    assert ended.code == 0, ended.err
+    assert "words from 16 captions" in ended.err
+    ended = start(*_arguments(given, tmp_path / "run", "--epochs", 1, "--word-vectors", vectors))
+    assert ended.code == 0, ended.err
+    assert "(100.0%) found" in ended.err
+    ended = start(*_arguments(given, tmp_path / "other", "--epochs", 1, "--word-vectors", vectors, "--embed-dim", 20))
+    assert ended.code == 2
+    assert "--embed-dim 16" in ended.err
+
+
+def test_vectors_are_the_same_each_time_and_leave_out_what_is_excluded(given: Path, tmp_path: Path, start: Start) -> None:
+    """The same captions and seed give the same file; --images and --exclude choose the captions."""
+    common = ("--dimension", 8, "--min-frequency", 1, "--epochs", 1)
+    for name in ("a.bin", "b.bin"):
+        assert start("vectors", given / "captions.token", "-o", tmp_path / name, *common).code == 0
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+    ended = start("vectors", given / "captions.token", "-o", tmp_path / "c.bin", *common, "--exclude", given / "val.txt")
+    assert "from 12 captions (2 images left out)" in ended.err
+    ended = start("vectors", given / "captions.token", "-o", tmp_path / "d.bin", *common, "--images", given / "val.txt")
+    assert "from 4 captions" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--encoder", "resnet51"), "resnet50"),
+        (("--layer", "layer9"), "--layer"),
+        (("--select", "SPICE"), "--select"),
+        (("--device", "warp"), "--device"),
+        (("--precision", "int3"), "precision"),
+        (("--learning-rate", "0"), "--learning-rate"),
+        (("--train-split", "nowhere"), "splits there"),
+        (("--val-split", "train"), "in both"),
+        (("--weights", "missing.safetensors"), "missing.safetensors"),
+        (("--word-vectors", "missing.bin"), "missing.bin"),
+        (("--min-frequency", "99"), "--min-frequency"),
+        (("--start-from", "missing.safetensors"), "missing.safetensors"),
+        (("--references", "missing.token"), "missing.token"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_used_is_one_sentence_and_code_2(
+    given: Path, tmp_path: Path, start: Start, more: tuple[str, str], said: str
+) -> None:
+    """Nothing of a mistake on the command line ends in a traceback, and no work is begun."""
+    ended = start(*_arguments(given, tmp_path / "run", "--epochs", 1), *more)
+    assert ended.code == 2
+    assert said in ended.err
+    assert ended.err.splitlines()[-1].startswith("capt-batch: ")
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_a_checkpoint_is_gone_on_from(given: Path, tmp_path: Path, start: Start) -> None:
+    """--start-from takes network, vocabulary and weights of a checkpoint, and the card says so."""
+    assert start(*_arguments(given, tmp_path / "first", "--epochs", 2, "--quiet")).code == 0
+    first = tmp_path / "first" / "last.safetensors"
+    ended = start(*_arguments(given, tmp_path / "second", "--epochs", 1, "--start-from", first, "--fine-tune-blocks", 1))
+    assert ended.code == 0, ended.err
+    second = load_checkpoint(tmp_path / "second" / "last.safetensors")
+    assert second.vocabulary == load_checkpoint(first).vocabulary
+    assert second.card["started_from"]["sha256"] == load_checkpoint(first).sha256
+
+
+def test_info_prints_the_card_as_json(tiny_checkpoint: Path, start: Start) -> None:
+    """`info FILE` answers on stdout with what the file says of itself."""
+    ended = start("info", tiny_checkpoint)
+    assert ended.code == 0, ended.err
+    told = json.loads(ended.out)
+    assert told["card"] == {"name": "tiny"}
+    assert told["checkpoint"]["file"] == str(tiny_checkpoint)
+    assert told["config"]["encoder"]["name"]
+    assert told["preprocessing"]["size"] == 224
+
+
+def test_info_of_a_foreign_file_is_one_sentence(tmp_path: Path, start: Start) -> None:
+    """A file that is no checkpoint gives code 2."""
+    (tmp_path / "letter.txt").write_text("Dear reader")
+    ended = start("info", tmp_path / "letter.txt")
+    assert ended.code == 2
+    assert "not a checkpoint" in ended.err
+
+
+def test_vectors_need_gensim(given: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, the error is the command that installs it."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    ended = start("vectors", given / "captions.token", "-o", tmp_path / "v.bin")
+    assert ended.code == 2
+    assert "capt[train]" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(("--min-frequency", 99), "--min-frequency"), (("--dimension", 0), "--dimension"), (("--window", 0), "--window")],
+)
+def test_vectors_that_cannot_be_trained_are_one_sentence(
+    given: Path, tmp_path: Path, start: Start, more: tuple[object, ...], said: str
+) -> None:
+    """Captions without frequent words and impossible numbers name the option."""
+    ended = start("vectors", given / "captions.token", "-o", tmp_path / "v.bin", *more)
+    assert ended.code == 2
+    assert said in ended.err
+    assert not (tmp_path / "v.bin").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused(given: Path, tmp_path: Path, start: Start) -> None:
+    """Training and vectors look at their output before they work, or leave nothing half-written."""
+    (tmp_path / "file").touch()
+    ended = start("vectors", given / "captions.token", "-o", tmp_path / "file" / "v.bin", "--min-frequency", 1, "--epochs", 1)
+    assert ended.code in {2, 3}
+    assert "cannot be written" in ended.err
+    ended = start(*_arguments(given, tmp_path / "file" / "run"))
+    assert ended.code == 2
+    assert "--output" in ended.err
+
+
+def test_few_images_can_be_tried_first(given: Path, tmp_path: Path, start: Start) -> None:
+    """--limit takes the first images of each split."""
+    ended = start(*_arguments(given, tmp_path / "run", "--epochs", 1, "--limit", 1))
+    assert ended.code == 0, ended.err
+    assert "1 images to learn from, 1 to choose by" in ended.err
+
+
+def test_more_blocks_than_there_are_is_one_sentence(given: Path, tmp_path: Path, start: Start) -> None:
+    """Fine-tuning asks for at most as many blocks as the encoder has."""
+    ended = start(*_arguments(given, tmp_path / "run", "--epochs", 1, "--fine-tune-blocks", 500))
+    assert ended.code in {2, 3}
+    assert "blocks" in ended.err
+
+
+def test_version_is_printed(start: Start) -> None:
+    """--version answers on stdout and ends."""
+    ended = start("--version")
+    assert ended.code == 0
+    assert ended.out.startswith("capt ")

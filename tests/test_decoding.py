@@ -1,0 +1,385 @@
+"""Greedy and beam search against every sentence of a tiny language, and likelihoods against their definition."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from capt.decoding import DecodingOptions, Hypothesis, decode, length_normaliser, reference_nll
+from capt.encoder import EncoderConfig
+from capt.errors import InputError
+from capt.model import Decoder, ModelConfig
+from capt.vocabulary import Vocabulary
+
+P, D, V, N = 5, 6, 8, 7
+END, UNK = Vocabulary.end, Vocabulary.unk
+WORDS = range(4, V)
+ALPHAS_TOLERANCE = 1e-4
+
+
+def _decoder(seed: int = 0, spread: float = 1.0, end: float = 0.0) -> Decoder:
+    """Make a random decoder; a larger spread makes it surer, `end` makes it like or loathe ending."""
+    torch.manual_seed(seed)
+    encoder = EncoderConfig(name="efficientnet_lite0")
+    decoder = Decoder(
+        ModelConfig(
+            encoder=encoder,
+            vocab_size=V,
+            encoder_dim=D,
+            embed_dim=4,
+            decoder_dim=6,
+            attention_dim=3,
+            dropout=0.5,
+            tie_embeddings=False,
+        )
+    )
+    for parameter in decoder.parameters():
+        nn.init.normal_(parameter, std=spread)
+    with torch.no_grad():
+        decoder.output.bias[END] += end
+        decoder.output.bias[UNK] += 2.0  # <unk> is what a captioner likes to say
+    return decoder.eval()
+
+
+def _grid(images: int = N, seed: int = 1) -> Tensor:
+    return torch.randn(images, P, D, generator=torch.Generator().manual_seed(seed))
+
+
+def _log_prob(decoder: Decoder, grid: Tensor, words: Sequence[int]) -> float:
+    """Sum the log probabilities of words and <end> for one image, by teacher forcing."""
+    caption = torch.tensor([[[Vocabulary.start, *words, END]]])
+    with torch.no_grad():
+        logits, targets, _ = decoder(grid.unsqueeze(0), caption, torch.tensor([[len(words) + 2]]))
+    return float(logits.double().log_softmax(-1).gather(1, targets.unsqueeze(1)).sum())
+
+
+def _repeats(words: Sequence[int], size: int) -> bool:
+    runs = [tuple(words[k : k + size]) for k in range(len(words) - size + 1)]
+    return len(set(runs)) < len(runs)
+
+
+def _every_sentence(decoder: Decoder, grid: Tensor, options: DecodingOptions) -> list[tuple[float, tuple[int, ...]]]:
+    """Score every sentence that the options allow, best first: the truth that a wide beam must find."""
+    found = []
+    for length in range(options.min_length, options.max_length + 1):
+        for words in itertools.product(WORDS, repeat=length):
+            if options.block_ngrams and _repeats(words, options.block_ngrams):
+                continue
+            normaliser = ((5 + length + 1) / 6) ** options.length_penalty
+            found.append((_log_prob(decoder, grid, words) / normaliser, words))
+    return sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        DecodingOptions(beam_size=64, max_length=3),
+        DecodingOptions(beam_size=64, max_length=3, min_length=0),
+        DecodingOptions(beam_size=64, max_length=3, min_length=3),
+        DecodingOptions(beam_size=64, max_length=3, length_penalty=1.0),
+        DecodingOptions(beam_size=64, max_length=3, length_penalty=3.0, min_length=0),
+        DecodingOptions(beam_size=64, max_length=3, block_ngrams=1),
+        DecodingOptions(beam_size=64, max_length=3, block_ngrams=2, length_penalty=2.0),
+        DecodingOptions(beam_size=64, max_length=3, alternatives=5),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("end", [-30.0, -2.0, 2.0], ids=["never-ends", "long", "short"])
+def test_a_wide_beam_finds_the_best_of_all_sentences(options: DecodingOptions, end: float) -> None:
+    """With a beam as wide as the language, the search equals brute force: best sentence, its likelihood and the next best."""
+    decoder, grid = _decoder(seed=2, end=end), _grid(3)
+    for image, hypothesis in enumerate(decode(decoder, grid, options)):
+        truth = _every_sentence(decoder, grid[image], options)
+        ranked = [hypothesis, *hypothesis.alternatives]
+        assert [found.indices for found in ranked] == [words for _, words in truth[: options.alternatives + 1]]
+        assert hypothesis.log_prob == pytest.approx(_log_prob(decoder, grid[image], hypothesis.indices), abs=1e-4)
+        assert hypothesis.num_tokens == len(hypothesis.indices) + 1
+
+
+def _plain_beam(decoder: Decoder, grid: Tensor, options: DecodingOptions) -> tuple[int, ...]:
+    """Search one image with lists and no early stop: the plainest beam search there is."""
+    beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    finished: list[tuple[float, tuple[int, ...]]] = []
+    for length in range(options.max_length + 1):
+        candidates = []
+        for log_prob, words in beams:
+            caption = torch.tensor([[[Vocabulary.start, *words, END]]])
+            with torch.no_grad():
+                logits = decoder(grid.unsqueeze(0), caption, torch.tensor([[length + 2]]))[0][-1]
+            following = logits.log_softmax(-1).tolist()
+            allowed = [END] * (length >= options.min_length) + [*WORDS] * (length < options.max_length)
+            candidates += [(log_prob + following[word], (*words, word)) for word in allowed]
+        candidates.sort(reverse=True)
+        best = candidates[: 2 * options.beam_size]
+        finished += [
+            (value / length_normaliser(len(words), options.length_penalty), words) for value, words in best if words[-1] == END
+        ]
+        beams = [(value, words) for value, words in best if words[-1] != END][: options.beam_size]
+    return max(finished)[1][:-1]
+
+
+@pytest.mark.parametrize(("beam_size", "length_penalty"), [(1, 0.0), (2, 0.0), (2, 1.5), (3, 0.0), (3, 1.5), (5, 0.0), (5, 1.5)])
+@pytest.mark.parametrize("end", [-4.0, 0.0, 1.0])
+def test_a_narrow_beam_finds_what_a_plain_search_finds(beam_size: int, length_penalty: float, end: float) -> None:
+    """Searching all images at once and stopping early changes nothing against one image at a time without stopping."""
+    decoder, grid = _decoder(seed=4, spread=1.5, end=end), _grid(12)
+    options = DecodingOptions(beam_size=beam_size, max_length=6, min_length=1, length_penalty=length_penalty)
+    plain = _plain_greedy if beam_size == 1 else _plain_beam
+    assert [hypothesis.indices for hypothesis in decode(decoder, grid, options)] == [
+        plain(decoder, image, options) for image in grid
+    ]
+
+
+def _plain_greedy(decoder: Decoder, grid: Tensor, options: DecodingOptions) -> tuple[int, ...]:
+    words: list[int] = []
+    while len(words) < options.max_length:
+        caption = torch.tensor([[[Vocabulary.start, *words, END]]])
+        with torch.no_grad():
+            logits = decoder(grid.unsqueeze(0), caption, torch.tensor([[len(words) + 2]]))[0][-1]
+        allowed = [*WORDS] + [END] * (len(words) >= options.min_length)
+        word = max(allowed, key=lambda index: float(logits[index]))
+        if word == END:
+            break
+        words.append(word)
+    return tuple(words)
+
+
+def test_a_beam_is_at_least_as_likely_as_greed() -> None:
+    """Over many images a wider beam finds captions that are at least as likely on average."""
+    decoder, grid = _decoder(seed=5, spread=1.2), _grid(40)
+    means = [
+        sum(found.log_prob for found in decode(decoder, grid, DecodingOptions(beam_size=size, max_length=6))) / 40
+        for size in (1, 3, 8)
+    ]
+    assert means == sorted(means)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("with_alphas", [False, True])
+def test_a_caption_does_not_depend_on_its_company(beam_size: int, with_alphas: bool) -> None:  # noqa: FBT001 - a case
+    """Batches of 1, 3 and all give the same captions in the same order."""
+    decoder, grid = _decoder(seed=6, spread=1.2, end=-1.0), _grid(20)
+    options = DecodingOptions(beam_size=beam_size, max_length=9, alternatives=beam_size - 1)
+    whole = decode(decoder, grid, options, with_alphas=with_alphas)
+    for size in (1, 3):
+        parts = [found for batch in grid.split(size) for found in decode(decoder, batch, options, with_alphas=with_alphas)]
+        assert [found.indices for found in parts] == [found.indices for found in whole]
+        assert [found.log_prob for found in parts] == pytest.approx([found.log_prob for found in whole], abs=1e-4)
+        for part, expected in zip(parts, whole, strict=True):
+            assert [other.indices for other in part.alternatives] == [other.indices for other in expected.alternatives]
+    assert len({found.indices for found in whole}) > 1  # the images do differ
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 4])
+def test_a_caption_that_would_never_end_is_ended(beam_size: int) -> None:
+    """When no beam ends by itself, the caption has the greatest length and its likelihood counts the <end> it needs."""
+    decoder, grid = _decoder(seed=7, end=-60.0), _grid(4)
+    for image, hypothesis in enumerate(decode(decoder, grid, DecodingOptions(beam_size=beam_size, max_length=5))):
+        assert len(hypothesis.indices) == 5
+        assert hypothesis.num_tokens == 6
+        assert hypothesis.log_prob == pytest.approx(_log_prob(decoder, grid[image], hypothesis.indices), rel=1e-4)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("min_length", [0, 1, 4, 6])
+def test_captions_keep_to_the_shortest_length(beam_size: int, min_length: int) -> None:
+    """A decoder that wants to end at once writes min_length words."""
+    options = DecodingOptions(beam_size=beam_size, max_length=6, min_length=min_length)
+    lengths = {len(found.indices) for found in decode(_decoder(end=30.0), _grid(), options)}
+    assert lengths == {min_length}
+
+
+def test_an_empty_caption_is_possible_when_asked_for() -> None:
+    """With min_length 0, <end> may come first: no words, one token."""
+    found = decode(_decoder(end=60.0), _grid(2), DecodingOptions(min_length=0))
+    assert [(hypothesis.indices, hypothesis.num_tokens) for hypothesis in found] == [((), 1), ((), 1)]
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_special_words_are_never_written(beam_size: int) -> None:
+    """No caption and no alternative holds <pad>, <start>, <end> or <unk>, however likely the network finds them."""
+    decoder = _decoder(seed=8)
+    with torch.no_grad():
+        decoder.output.bias[[Vocabulary.pad, Vocabulary.start, UNK]] += 40.0
+    options = DecodingOptions(beam_size=beam_size, max_length=6, alternatives=beam_size - 1)
+    for hypothesis in decode(decoder, _grid(), options):
+        for found in (hypothesis, *hypothesis.alternatives):
+            assert set(found.indices) <= set(WORDS)
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_run_of_words_is_repeated_when_blocked(beam_size: int, size: int) -> None:
+    """With n-gram blocking no caption holds the same run of n words twice; without, this decoder repeats itself."""
+    decoder, grid = _decoder(seed=9, spread=2.0, end=-6.0), _grid(10)
+    options = DecodingOptions(beam_size=beam_size, max_length=4 if size == 1 else 10)
+    free = decode(decoder, grid, options)
+    blocked = decode(decoder, grid, replace(options, block_ngrams=size))
+    assert any(_repeats(found.indices, size) for found in free)
+    assert not any(_repeats(found.indices, size) for found in blocked)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_dead_end_still_gives_a_caption(beam_size: int) -> None:
+    """When blocking leaves no word that may follow, the caption ends there, shorter than asked for."""
+    options = DecodingOptions(beam_size=beam_size, max_length=10, min_length=8, block_ngrams=1)  # four words, each once
+    for found in decode(_decoder(), _grid(3), options):
+        assert sorted(found.indices) == list(WORDS)
+        assert math.isfinite(found.log_prob)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_alternatives_are_other_captions_best_first(beam_size: int) -> None:
+    """Alternatives are distinct, sorted, less likely than the caption, and true likelihoods."""
+    decoder, grid = _decoder(seed=10), _grid(4)
+    options = DecodingOptions(beam_size=beam_size, max_length=5, alternatives=beam_size - 1)
+    for image, hypothesis in enumerate(decode(decoder, grid, options)):
+        ranked = [hypothesis, *hypothesis.alternatives]
+        assert len(ranked) == beam_size
+        assert len({found.indices for found in ranked}) == beam_size
+        assert [found.log_prob for found in ranked] == sorted((found.log_prob for found in ranked), reverse=True)
+        for found in ranked:
+            assert found.log_prob == pytest.approx(_log_prob(decoder, grid[image], found.indices), abs=1e-4)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_alphas_are_those_of_the_words_written(beam_size: int) -> None:
+    """One row of attention a word, equal to what reading the caption again gives; rows sum to 1."""
+    decoder, grid = _decoder(seed=11), _grid(5)
+    for image, found in enumerate(decode(decoder, grid, DecodingOptions(beam_size=beam_size, max_length=5), with_alphas=True)):
+        assert found.alphas is not None
+        caption = torch.tensor([[[Vocabulary.start, *found.indices, END]]])
+        with torch.no_grad():
+            _, _, alphas = decoder(grid[image].unsqueeze(0), caption, torch.tensor([[len(found.indices) + 2]]))
+        assert found.alphas.shape == (len(found.indices), P)
+        torch.testing.assert_close(found.alphas, alphas[0, 0, : len(found.indices)], rtol=ALPHAS_TOLERANCE, atol=ALPHAS_TOLERANCE)
+
+
+def test_alphas_are_left_out_unless_asked_for_and_empty_for_an_empty_caption() -> None:
+    """Attention costs memory: None by default; a caption without words has no rows."""
+    decoder, grid = _decoder(end=60.0), _grid(1)
+    options = DecodingOptions(min_length=0)
+    assert decode(decoder, grid, options)[0].alphas is None
+    for beam_size in (1, 3):
+        alphas = decode(decoder, grid, replace(options, beam_size=beam_size), with_alphas=True)[0].alphas
+        assert alphas is not None
+        assert alphas.shape == (0, P)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_the_grid_is_projected_once_per_image_whatever_the_beam(beam_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The projection of the encoder map runs once over (N, P, D): not per step, not per beam."""
+    decoder = _decoder()
+    calls: list[tuple[int, ...]] = []
+    forward = decoder.attention.grid_projection.forward
+
+    def counted(grid: Tensor) -> Tensor:
+        calls.append(tuple(grid.shape))
+        return forward(grid)
+
+    monkeypatch.setattr(decoder.attention.grid_projection, "forward", counted)
+    decode(decoder, _grid(), DecodingOptions(beam_size=beam_size))
+    assert calls == [(N, P, D)]
+
+
+def test_finished_images_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images whose caption is found are no longer computed."""
+    decoder = _decoder(seed=6, spread=1.2)
+    sizes: list[int] = []
+    step = decoder.step
+
+    def counted(memory, words, state):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as Decoder.step
+        sizes.append(len(memory.encoder_out))
+        return step(memory, words, state)
+
+    monkeypatch.setattr(decoder, "step", counted)
+    decode(decoder, _grid(30), DecodingOptions(beam_size=3, max_length=12))
+    assert sizes[0] == 30
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 30
+
+
+def test_no_images_give_no_captions() -> None:
+    """An empty batch is no error."""
+    assert decode(_decoder(), _grid(0), DecodingOptions()) == []
+
+
+def test_a_grid_of_the_wrong_rank_is_refused() -> None:
+    """Encoded images have three dimensions."""
+    with pytest.raises(ValueError, match=r"\(N, P, D\)"):
+        decode(_decoder(), torch.zeros(P, D), DecodingOptions())
+
+
+def test_searching_changes_nothing() -> None:
+    """The encoded images are the same afterwards, and a second search finds the same."""
+    decoder, grid = _decoder(), _grid()
+    before = grid.clone()
+    first = decode(decoder, grid, DecodingOptions())
+    assert torch.equal(grid, before)
+    assert decode(decoder, grid, DecodingOptions()) == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"beam_size": 0}, "--beam-size"),
+        ({"beam_size": 101}, "--beam-size"),
+        ({"max_length": 0}, "--max-length"),
+        ({"min_length": -1}, "--min-length"),
+        ({"min_length": 21}, "--min-length"),
+        ({"length_penalty": -0.5}, "--length-penalty"),
+        ({"length_penalty": math.nan}, "--length-penalty"),
+        ({"block_ngrams": -1}, "--block-ngrams"),
+        ({"alternatives": 3}, "--alternatives"),
+        ({"alternatives": -1}, "--alternatives"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(changes: dict[str, float], option: str) -> None:
+    """The error names the option as the user gave it."""
+    with pytest.raises(InputError, match=option):
+        replace(DecodingOptions(), **changes)  # type: ignore[arg-type] # any field
+
+
+def test_the_length_penalty_has_known_values() -> None:
+    """((5 + tokens) / 6)^α, as Wu et al. write it."""
+    assert length_normaliser(7, 0.0) == 1.0
+    assert length_normaliser(1, 2.0) == 1.0
+    assert length_normaliser(7, 1.0) == 2.0
+    assert length_normaliser(19, 0.5) == 2.0
+
+
+def test_reference_likelihoods_equal_their_definition() -> None:
+    """Σ −log p of words and <end>, per reference in the order given, whatever lengths and numbers the images have."""
+    decoder, grid = _decoder(seed=12), _grid(4)
+    words: list[list[tuple[int, ...]]] = [[(4, 5, 6), (7,), (4, 4, 3, 5)], [], [(5,)], [(), (6, 7), (6, 7, 4, 5, 6), (3,)]]
+    references = [[[Vocabulary.start, *caption, END] for caption in captions] for captions in words]
+    results = reference_nll(decoder, grid, references)
+    assert [len(result) for result in results] == [3, 0, 1, 4]
+    for image, captions in enumerate(words):
+        for (nll, tokens), caption in zip(results[image], captions, strict=True):
+            assert tokens == len(caption) + 1
+            assert nll == pytest.approx(-_log_prob(decoder, grid[image], caption), abs=1e-4)
+
+
+def test_the_likelihood_of_a_hypothesis_is_that_of_a_reference() -> None:
+    """A caption that was found and is then given as a reference has the same log probability."""
+    decoder, grid = _decoder(seed=13), _grid()
+    found = decode(decoder, grid, DecodingOptions(max_length=6))
+    results = reference_nll(decoder, grid, [[[Vocabulary.start, *hypothesis.indices, END]] for hypothesis in found])
+    assert [result[0][0] for result in results] == pytest.approx([-hypothesis.log_prob for hypothesis in found], abs=1e-4)
+    assert [result[0][1] for result in results] == [hypothesis.num_tokens for hypothesis in found]
+
+
+def test_images_without_references_have_no_likelihoods() -> None:
+    """No references at all give empty lists, one an image."""
+    assert reference_nll(_decoder(), _grid(3), [[], [], []]) == [[], [], []]
+
+
+def test_a_hypothesis_is_immutable() -> None:
+    """What a search returns is passed between threads, so nobody may change it."""
+    with pytest.raises(AttributeError):
+        Hypothesis(indices=(4,), log_prob=-1.0, num_tokens=2).log_prob = 0.0  # type: ignore[misc] # that is the point

@@ -1,0 +1,46 @@
+"""EfficientNet-Lite gives timm's numbers under timm's names."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from capt.efficientnet_lite import LITE_SCALES, EfficientNetLite
+
+
+def _unlike_new(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Give weights and batch-norm statistics that differ from those of a new network, so that a forgotten one shows."""
+    torch.manual_seed(1)
+    state = dict(network.state_dict())
+    for name, value in state.items():
+        if name.endswith("running_var"):
+            state[name] = torch.rand_like(value) + 0.5
+        elif "bn" in name and value.is_floating_point():
+            state[name] = value + 0.2 * torch.randn_like(value)
+    return state
+
+
+@pytest.mark.parametrize("name", sorted(LITE_SCALES))
+@pytest.mark.parametrize("size", [224, 75])
+def test_outputs_equal_those_of_timm(name: str, size: int) -> None:
+    """With the same weights under the same names, the map equals timm's, at the usual size and at an odd one."""
+    theirs: Any = timm.create_model(f"tf_{name}", pretrained=False, num_classes=0, global_pool="").eval()
+    ours = EfficientNetLite(LITE_SCALES[name]).eval()
+    state = _unlike_new(theirs)
+    theirs.load_state_dict(state)
+    ours.load_state_dict(state)  # strict: no name is missing and none is left over
+    images = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        expected, actual = theirs.forward_features(images), ours(images)
+    assert actual.shape == (2, ours.num_features, -(-size // 32), -(-size // 32))
+    assert expected.abs().max() > 0.1  # it says something
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_stand_in_the_order_of_timm() -> None:
+    """The weights that are published under other names are copied over by order, so the order is part of the contract."""
+    theirs: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, global_pool="")
+    ours = EfficientNetLite(LITE_SCALES["efficientnet_lite0"])
+    assert list(ours.state_dict()) == list(theirs.state_dict())

@@ -1,0 +1,218 @@
+"""Attention and decoder against the equations of the paper, written out once more."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from capt.encoder import Encoder, EncoderConfig
+from capt.images import INCEPTION
+from capt.model import Captioner, Decoder, ModelConfig, Precision, doubly_stochastic_penalty
+from capt.vocabulary import Vocabulary
+
+P, D, V, E, H, A = 6, 5, 11, 4, 7, 3
+
+
+def _config(**changes: object) -> ModelConfig:
+    values = {"vocab_size": V, "encoder_dim": D, "embed_dim": E, "decoder_dim": H, "attention_dim": A, "dropout": 0.0, **changes}
+    return ModelConfig(encoder=EncoderConfig(name="efficientnet_lite0"), **values)  # type: ignore[arg-type] # any field
+
+
+def _decoder(**changes: object) -> Decoder:
+    torch.manual_seed(3)
+    decoder = Decoder(_config(**changes)).double().eval()
+    for parameter in decoder.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    return decoder
+
+
+def _plain_logits(decoder: Decoder, grid: Tensor, words: list[int]) -> tuple[Tensor, Tensor]:
+    """Read one caption for one image as Xu et al. write it, cell by cell; gives logits (T, V) and alphas (T, P)."""
+    cell = nn.LSTMCell(E + D, H).double()
+    attention = decoder.attention
+    with torch.no_grad():
+        cell.weight_ih.copy_(torch.cat([decoder.word_gates.weight, decoder.context_gates.weight[:, :D]], 1))
+        cell.weight_hh.copy_(decoder.context_gates.weight[:, D:])
+        cell.bias_ih.copy_(decoder.word_gates.bias)
+        cell.bias_hh.zero_()
+    mean = grid.sum(0) / P  # a_mean = 1/P Σ a_i
+    start = torch.tanh(decoder.initial.weight @ mean + decoder.initial.bias)
+    h, c = start[:H].unsqueeze(0), start[H:].unsqueeze(0)  # f_init
+    logits, alphas = [], []
+    for word in words:
+        energies = []
+        for p in range(P):  # e_ti = f_att(a_i, h_{t-1})
+            mixed = attention.grid_projection(grid[p]) + attention.state_projection(h[0])
+            energies.append(float(attention.energy(torch.tanh(mixed))))
+        total = sum(math.exp(energy) for energy in energies)
+        alpha = torch.tensor([math.exp(energy) / total for energy in energies], dtype=torch.float64)
+        context = sum(alpha[p] * grid[p] for p in range(P))  # z_t = Σ α_ti a_i
+        beta = 1 / (1 + torch.exp(-(decoder.gate.weight @ h[0] + decoder.gate.bias)))
+        context = beta * context
+        h, c = cell(torch.cat([decoder.embedding.weight[word], context]).unsqueeze(0), (h, c))
+        read = decoder.readout.weight @ torch.cat([h[0], context]) + decoder.readout.bias
+        logits.append(decoder.output.weight @ read + decoder.output.bias)
+        alphas.append(alpha)
+    return torch.stack(logits), torch.stack(alphas)
+
+
+def _captions(lengths: list[list[int]]) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(5)
+    longest = max(max(row) for row in lengths)
+    encoded = torch.zeros(len(lengths), len(lengths[0]), longest, dtype=torch.long)
+    for n, row in enumerate(lengths):
+        for k, length in enumerate(row):
+            if length:
+                words = torch.randint(4, V, (length - 2,)).tolist()
+                encoded[n, k, :length] = torch.tensor([Vocabulary.start, *words, Vocabulary.end])
+    return encoded, torch.tensor(lengths)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("lengths", [[[6, 4], [5, 3]], [[3, 7], [4, 0]], [[2, 2], [5, 0]]], ids=["sorted", "unsorted", "empty"])
+def test_the_decoder_computes_the_equations_of_the_paper(lengths: list[list[int]], tied: bool) -> None:  # noqa: FBT001 - a case
+    """Teacher-forced logits and alphas equal those of an independent implementation, whatever the captions' lengths."""
+    decoder = _decoder(tie_embeddings=tied)
+    encoder_out = torch.randn(2, P, D, dtype=torch.float64)
+    encoded, caption_lengths = _captions(lengths)
+    with torch.no_grad():
+        logits, targets, alphas = decoder(encoder_out, encoded, caption_lengths)
+        row = 0
+        for n, ks in enumerate(lengths):
+            for k, length in enumerate(ks):
+                words = encoded[n, k, :length].tolist()
+                steps = max(length - 1, 0)
+                assert targets[row : row + steps].tolist() == words[1:]
+                assert not alphas[n, k, steps:].any()
+                if steps:
+                    expected, expected_alphas = _plain_logits(decoder, encoder_out[n], words[:-1])
+                    torch.testing.assert_close(logits[row : row + steps], expected, rtol=1e-5, atol=1e-5)  # softmax is float32
+                    torch.testing.assert_close(alphas[n, k, :steps].double(), expected_alphas, rtol=1e-5, atol=1e-6)
+                row += steps
+    assert row == len(logits) == len(targets)
+
+
+def test_attention_weights_sum_to_one_and_weigh_the_grid() -> None:
+    """Alpha is a distribution over cells, and the context is its mean of the grid."""
+    decoder = _decoder()
+    encoder_out = torch.randn(3, P, D, dtype=torch.float64)
+    h = torch.randn(3, 4, H, dtype=torch.float64)
+    context, alpha = decoder.attention(decoder.remember(encoder_out), h)
+    assert alpha.shape == (3, 4, P)
+    torch.testing.assert_close(alpha.sum(-1), torch.ones(3, 4, dtype=alpha.dtype))
+    torch.testing.assert_close(context, torch.einsum("nkp,npd->nkd", alpha.double(), encoder_out))
+
+
+def test_the_grid_is_projected_once_for_a_whole_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many captions and steps, the encoder map goes through its projection once."""
+    decoder = _decoder()
+    calls: list[tuple[int, ...]] = []
+    forward = decoder.attention.grid_projection.forward
+
+    def counted(grid: Tensor) -> Tensor:
+        calls.append(tuple(grid.shape))
+        return forward(grid)
+
+    monkeypatch.setattr(decoder.attention.grid_projection, "forward", counted)
+    encoded, lengths = _captions([[6, 4, 3], [5, 3, 2]])
+    decoder(torch.randn(2, P, D, dtype=torch.float64), encoded, lengths)
+    assert calls == [(2, P, D)]
+
+
+def test_a_decoder_learns_with_every_weight() -> None:
+    """The loss and the regulariser reach every parameter: none is left out of the graph."""
+    decoder = _decoder(dropout=0.3).train()
+    encoded, lengths = _captions([[6, 4], [5, 3]])
+    logits, targets, alphas = decoder(torch.randn(2, P, D, dtype=torch.float64), encoded, lengths)
+    (nn.functional.cross_entropy(logits, targets) + doubly_stochastic_penalty(alphas)).backward()
+    silent = [name for name, parameter in decoder.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert silent in ([], ["attention.energy.bias"])  # softmax does not change when all energies rise alike
+
+
+def test_dropout_is_off_in_eval_mode() -> None:
+    """The same input gives the same logits in eval mode, and others in training."""
+    decoder = _decoder(dropout=0.5)
+    encoder_out = torch.randn(1, P, D, dtype=torch.float64)
+    encoded, lengths = _captions([[6]])
+    first, second = (decoder(encoder_out, encoded, lengths)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    decoder.train()
+    first, second = (decoder(encoder_out, encoded, lengths)[0] for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_tied_embeddings_are_one_tensor() -> None:
+    """With tying, the output layer and the embeddings share their weights; without, they do not."""
+    tied, untied = _decoder(tie_embeddings=True), _decoder(tie_embeddings=False)
+    assert tied.output.weight is tied.embedding.weight
+    assert untied.output.weight is not untied.embedding.weight
+
+
+def test_the_doubly_stochastic_penalty_has_known_values() -> None:
+    """It is 0 when every cell got attention 1 in sum, and 1 when none got any."""
+    even = torch.full((1, 1, P, P), 1 / P)
+    assert float(doubly_stochastic_penalty(even)) == pytest.approx(0)
+    assert float(doubly_stochastic_penalty(torch.zeros(2, 3, 4, P))) == pytest.approx(1)
+    one_cell = torch.zeros(1, 1, 3, 2)
+    one_cell[..., 0] = 1.0  # cell 0 is looked at three times, cell 1 never: ((1-3)² + 1²) / 2
+    assert float(doubly_stochastic_penalty(one_cell)) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"vocab_size": 0}, {"embed_dim": -1}, {"decoder_dim": 0}, {"attention_dim": 0}, {"dropout": 1.0}, {"dropout": -0.1}],
+)
+def test_impossible_sizes_are_refused(changes: dict[str, object]) -> None:
+    """A size below 1 or a dropout outside [0, 1) names itself in the error."""
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        _config(**changes)
+
+
+def test_a_configuration_survives_being_a_dict() -> None:
+    """The configuration in a checkpoint reads back equal; an unknown field is an error."""
+    config = _config(tie_embeddings=False)
+    assert ModelConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(TypeError):
+        ModelConfig.from_dict({**config.to_dict(), "novelty": 1})
+
+
+class _Mean(nn.Module):
+    """Averages each colour over the image: a network whose output is known."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(images, 2)
+
+
+def test_a_captioner_normalises_images_with_its_own_numbers() -> None:
+    """Encode takes bytes as they come from disk, (N, S, S, 3), and applies mean and standard deviation itself."""
+    captioner = Captioner(_config(encoder_dim=3), Encoder(_Mean(), 3), INCEPTION).eval()
+    images = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
+    encoder_out = captioner.encode(images)
+    corner = images[1, :2, 2:].double().mean((0, 1)) / 255 * 2 - 1  # row 0, column 1 of the 2×2 grid
+    assert encoder_out.shape == (2, 4, 3)
+    assert encoder_out.dtype == torch.float32
+    torch.testing.assert_close(encoder_out[1, 1].double(), corner, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_encoder_runs_in_the_precision_asked_for(precision: Precision) -> None:
+    """Lower precision changes the numbers a little and never the type that comes out."""
+    torch.manual_seed(0)
+    captioner = Captioner(_config(encoder_dim=8), Encoder(nn.Conv2d(3, 8, 3), 8), INCEPTION).eval()
+    images = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        exact = captioner.encode(images)
+        encoded = captioner.set_precision(precision).encode(images)
+    assert encoded.dtype == torch.float32
+    torch.testing.assert_close(encoded, exact, rtol=0.05, atol=0.05)
+    if precision is Precision.FLOAT32:
+        torch.testing.assert_close(encoded, exact)
+    else:
+        assert not torch.equal(encoded, exact)
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    """Only float32, bfloat16 and float16 exist."""
+    with pytest.raises(ValueError, match="float8"):
+        Captioner(_config(encoder_dim=3), Encoder(_Mean(), 3), INCEPTION).set_precision("float8")

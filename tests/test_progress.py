@@ -1,0 +1,120 @@
+"""Tests of jobs.progress: what people see, on a terminal and in a log."""
+
+import io
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+import jobs.progress
+from jobs.progress import Reporter, Stage, Stages, Summary, duration
+
+SUMMARY = Summary(
+    output="out",
+    rows=50_000,
+    failed={"truncated": 2, "not_found": 7},
+    shards=50,
+    captioned=1234,
+    seconds=100.0,
+    stages={"decoding images": 31.25, "encoder": 88.5},
+)
+
+
+def shown(*, terminal: bool, quiet: bool = False, steps: int = 3) -> str:
+    """Give what a short run shows."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=80, quiet=quiet, color_system=None)
+    with Reporter(console) as reporter:
+        reporter.begin(total=50_000, done=10_000)
+        for _ in range(steps):
+            time.sleep(0.01)
+            reporter.advance(done=32, failed=1)
+        reporter.say("A sentence with [brackets].")
+        reporter.finish(SUMMARY)
+    return stream.getvalue()
+
+
+def test_terminal_shows_a_bar() -> None:
+    """On a terminal one line shows done, total, images/s, failures and time left, within 80 columns."""
+    text = shown(terminal=True)
+    assert "10,096/50,000" in text
+    assert "images/s · 3 failed · " in text
+    assert "left" in text
+    assert "A sentence with [brackets]." in text
+
+
+def test_log_shows_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere a plain line comes now and then, without control characters."""
+    assert "images/s ·" not in shown(terminal=False)
+    monkeypatch.setattr(jobs.progress, "_LINE_INTERVAL", 0.0)
+    text = shown(terminal=False)
+    assert "10,032 of 50,000 images, " in text
+    assert "\x1b" not in text
+
+
+def test_quiet_shows_nothing() -> None:
+    """Quiet is quiet, on a terminal and elsewhere."""
+    assert shown(terminal=True, quiet=True) == shown(terminal=False, quiet=True) == ""
+
+
+def test_summary_fits_eighty_columns() -> None:
+    """The table at the end tells outcomes by cause, speed and stages, in 80 columns."""
+    text = shown(terminal=False)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    lines = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
+    wanted = [
+        "50,000 images in out:",
+        "captioned 49,991",
+        "failed: not_found 7",
+        "failed: truncated 2",
+        "images/s 12.3",
+        "encoder 88.5 s",
+    ]
+    assert [line for line in lines if line in wanted] == wanted
+    assert "1,234 images in 1 min 40 s" in text
+
+
+def test_long_run_keeps_a_short_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speed is of the last half minute, so memory does not grow and a slow start is forgotten."""
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    reporter = Reporter(Console(file=io.StringIO(), width=80))
+    reporter.begin(total=1000, done=0)
+    for _ in range(100):
+        reporter.advance(done=1, failed=0)
+    assert len(reporter._history) < 6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (605, "10 min 05 s"), (3600, "1 h 00 min"), (90061, "25 h 01 min")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    """Times are written as people say them."""
+    assert duration(seconds) == text
+
+
+def test_stages_count_from_any_thread() -> None:
+    """Seconds of several threads add up, in the order of the pipeline; an error does not lose them."""
+    stages = Stages()
+
+    def work() -> None:
+        with stages.time(Stage.IMAGES):
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with pytest.raises(KeyError), stages.time(Stage.READ):
+        raise KeyError
+    seconds = stages.seconds()
+    assert list(seconds) == ["reading the source", "decoding images"]
+    assert seconds["decoding images"] >= 0.08
+
+
+def test_rate_of_nothing() -> None:
+    """A run that took no time has no speed."""
+    assert Summary(output="x", rows=0, failed={}, shards=0, captioned=0, seconds=0.0, stages={}).images_per_second == 0.0
