@@ -299,8 +299,8 @@ def _next_words(
 ) -> tuple[Tensor, State, Tensor]:
     """Give the log probabilities (M, K, V) of every next word, −inf for those that may not follow."""
     memory, before = reading
-    state, context, alpha = decoder.step(memory, decoder.read_words(previous), before)
-    log_probs = decoder.logits(state.h, context).float().log_softmax(-1)
+    state, alpha = decoder.step(memory, decoder.read_words(previous), before)
+    log_probs = decoder.logits(state.h).float().log_softmax(-1)
     length = written.shape[-1]
     log_probs[..., list(_FORBIDDEN)] = -math.inf
     ending = log_probs[..., Vocabulary.end].clone()

@@ -163,7 +163,7 @@ class Decoder(nn.Module):
         self.gate = nn.Linear(decoder_dim, encoder_dim)  # β: how much of the context this word needs
         self.word_gates = nn.Linear(embed_dim, 4 * decoder_dim)  # LSTM: input, forget, cell, output
         self.context_gates = nn.Linear(encoder_dim + decoder_dim, 4 * decoder_dim, bias=False)
-        self.readout = nn.Linear(decoder_dim + encoder_dim, embed_dim)
+        self.readout = nn.Linear(decoder_dim, embed_dim)
         self.output = nn.Linear(embed_dim, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout)
         self._initialise()
@@ -202,7 +202,7 @@ class Decoder(nn.Module):
         h, c = self.initial(encoder_out.mean(1)).tanh().chunk(2, -1)
         return State(h.unsqueeze(1).expand(-1, captions, -1), c.unsqueeze(1).expand(-1, captions, -1))
 
-    def step(self, memory: Memory, words: Tensor, state: State) -> tuple[State, Tensor, Tensor]:
+    def step(self, memory: Memory, words: Tensor, state: State) -> tuple[State, Tensor]:
         """Advance every caption by one word.
 
         Args:
@@ -211,7 +211,7 @@ class Decoder(nn.Module):
             state: Before.
 
         Returns:
-            The state after, the gated context `(N, K, D)`, and alpha `(N, K, P)`.
+            The state after, and alpha `(N, K, P)`.
         """
         context, alpha = self.attention(memory, state.h)
         context = self.gate(state.h).sigmoid() * context
@@ -219,7 +219,7 @@ class Decoder(nn.Module):
         entering, forgetting, cell, leaving = gates.chunk(4, -1)
         c = forgetting.sigmoid() * state.c + entering.sigmoid() * cell.tanh()
         h = leaving.sigmoid() * c.tanh()
-        return State(h, c), context, alpha
+        return State(h, c), alpha
 
     def read_words(self, words: Tensor) -> Tensor:
         """Turn words into their share of the LSTM's gates.
@@ -233,17 +233,19 @@ class Decoder(nn.Module):
         gates: Tensor = self.word_gates(self.embedding(words))
         return gates
 
-    def logits(self, h: Tensor, context: Tensor) -> Tensor:
+    def logits(self, h: Tensor) -> Tensor:
         """Judge every word of the vocabulary as the next one.
+
+        The context reaches the words through the LSTM alone: read out directly as well, it lets a few thousand images be learned
+        by heart.
 
         Args:
             h: State after the step, `(…, H)`.
-            context: Gated context of the step, `(…, D)`.
 
         Returns:
             Raw logits, `(…, V)`.
         """
-        logits: Tensor = self.output(self.readout(torch.cat([self.dropout(h), context], -1)))
+        logits: Tensor = self.output(self.readout(self.dropout(h)))
         return logits
 
     def forward(self, encoder_out: Tensor, encoded_captions: Tensor, caption_lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -265,17 +267,16 @@ class Decoder(nn.Module):
         words = self.read_words(inputs)  # (N, K, T, 4H)
         longest = caption_lengths.amax(0) - 1  # (K,) steps that the k-th captions need
         state = self.begin(encoder_out, encoded_captions.shape[1])
-        hidden, contexts, alphas = [], [], []
+        hidden, alphas = [], []
         for step in range(steps):
             needed = int((longest > step).nonzero().max()) + 1
             state = State(state.h[:, :needed], state.c[:, :needed])
-            state, context, alpha = self.step(memory, words[:, :needed, step], state)
+            state, alpha = self.step(memory, words[:, :needed, step], state)
             hidden.append(state.h)
-            contexts.append(context)
             alphas.append(alpha)
         alive = torch.arange(steps, device=targets.device) < (caption_lengths - 1).unsqueeze(-1)  # (N, K, T)
         captions = encoded_captions.shape[1]
-        logits = self.logits(_stack(hidden, captions)[alive], _stack(contexts, captions)[alive])
+        logits = self.logits(_stack(hidden, captions)[alive])
         return logits, targets[alive], _stack(alphas, captions) * alive.unsqueeze(-1)
 
 

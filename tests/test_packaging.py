@@ -160,6 +160,11 @@ def test_the_judge_needs_no_torch(package: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_readme_is_finished() -> None:
+    """Where real output belongs stands real output, not a word that holds its place."""
+    assert re.findall(r"^[A-Z]+-OF-[A-Z-]+$", README, re.MULTILINE) == []
+
+
 def test_ci_runs_the_commands_of_the_readme() -> None:
     """.ci/run calls the README's test command; the README's two commands stand on a line of their own."""
     lines = [line.strip() for line in README.splitlines()]

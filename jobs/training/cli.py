@@ -75,6 +75,9 @@ def train(
     patience: Annotated[
         int, typer.Option(help="Stop after so many epochs without a better one; 0 never.", rich_help_panel="Training")
     ] = 4,
+    weight_averaging: Annotated[
+        float, typer.Option(help="Decay of the average of weights that is stored; 0 stores the last.", rich_help_panel="Training")
+    ] = 0.0,
     select: Annotated[
         str, typer.Option(help="Choose the best epoch by CIDEr, Bleu_4 or perplexity.", rich_help_panel="Training")
     ] = "CIDEr",
@@ -135,6 +138,7 @@ def train(
             fine_tune_blocks=fine_tune_blocks,
             encoder_learning_rate=encoder_learning_rate,
             patience=patience,
+            weight_averaging=weight_averaging,
             select=_one_of(Selection, select, "--select"),
             max_caption_length=max_caption_length,
             seed=seed,

@@ -25,8 +25,9 @@ from capt.errors import CaptError
 from capt.images import Preprocessing
 from capt.model import Captioner, Precision, doubly_stochastic_penalty
 from capt.vocabulary import Vocabulary
+from jobs.training.averaging import WeightAverage
 from jobs.training.options import Selection, TrainingOptions
-from jobs.training.state import load_state, save_state
+from jobs.training.state import State, load_state, save_state
 from jobs.training.validation import Validation, validate
 
 
@@ -128,9 +129,15 @@ def train(
     captioner, options = run.captioner, run.options
     optimiser = _optimiser(captioner, options)
     scheduler = torch.optim.lr_scheduler.StepLR(optimiser, step_size=options.step_size, gamma=options.gamma)
+    state = State(
+        captioner=captioner,
+        optimiser=optimiser,
+        scheduler=scheduler,
+        average=WeightAverage(_learning(optimiser), options.weight_averaging),
+    )
     epochs: list[Epoch] = []
     if resume:
-        epochs = [Epoch(**line) for line in load_state(run.output, captioner, optimiser, scheduler, fingerprint=run.fingerprint)]
+        epochs = [Epoch(**line) for line in load_state(run.output, state, fingerprint=run.fingerprint)]
         if epochs:
             listener.epoch(epochs)
     loader = _Loader(run, train_split)
@@ -138,9 +145,10 @@ def train(
         number, started = len(epochs) + 1, time.monotonic()
         torch.manual_seed(options.seed * 100_003 + number)
         rate = optimiser.param_groups[0]["lr"]
-        loss = _train_epoch(run, loader, optimiser, number, listener)
+        loss = _train_epoch(run, loader, state, number, listener)
         scheduler.step()
-        result = validate(captioner.decoder, _encoded(run, validation_split), validation_split.captions, run.vocabulary)
+        with state.average.in_place():
+            result = validate(captioner.decoder, _encoded(run, validation_split), validation_split.captions, run.vocabulary)
         best = _is_best(result, epochs, options.select)
         epoch = Epoch(
             epoch=number,
@@ -154,7 +162,7 @@ def train(
             example=result.captions[0],
         )
         epochs.append(epoch)
-        _store(run, epochs, optimiser, scheduler)
+        _store(run, epochs, state)
         listener.epoch(epochs)
     return epochs
 
@@ -167,6 +175,10 @@ def _optimiser(captioner: Captioner, options: TrainingOptions) -> torch.optim.Ad
         blocks.requires_grad_(True)  # noqa: FBT003
         groups.append({"params": list(blocks.parameters()), "lr": options.encoder_learning_rate})
     return torch.optim.Adam(groups)
+
+
+def _learning(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
 class _Loader:
@@ -198,12 +210,12 @@ class _Loader:
             yield self._split.images[chosen], encoded, lengths
 
 
-def _train_epoch(run: Training, loader: _Loader, optimiser: torch.optim.Optimizer, epoch: int, listener: Listener) -> float:
-    captioner, options = run.captioner, run.options
+def _train_epoch(run: Training, loader: _Loader, state: State, epoch: int, listener: Listener) -> float:
+    captioner, options, optimiser = run.captioner, run.options, state.optimiser
     device = captioner.mean.device
     captioner.encoder.eval()  # batch norm keeps its statistics, also in blocks that learn
     captioner.decoder.train()
-    trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    trained = _learning(optimiser)
     total, tokens, steps = 0.0, 0, loader.steps()
     for done, (images, encoded, lengths) in enumerate(loader.batches(epoch), start=1):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=captioner.precision is not Precision.FLOAT32):
@@ -216,6 +228,7 @@ def _train_epoch(run: Training, loader: _Loader, optimiser: torch.optim.Optimize
         if options.clip:
             nn.utils.clip_grad_norm_(trained, options.clip)
         optimiser.step()
+        state.average.update()
         value = float(cross_entropy.detach())
         if not math.isfinite(value):
             message = (
@@ -256,23 +269,22 @@ def _settled(epochs: Sequence[Epoch], options: TrainingOptions) -> bool:
     return epochs[-1].epoch - best >= options.patience
 
 
-def _store(
-    run: Training, epochs: Sequence[Epoch], optimiser: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.StepLR
-) -> None:
+def _store(run: Training, epochs: Sequence[Epoch], state: State) -> None:
     """Write the epoch's files; the state comes last, so that a kill in between repeats the epoch."""
     lines = [asdict(epoch) for epoch in epochs]
     validation = {"split": run.card.get("validation_split"), **lines[-1]}
     card = {**run.card, "validation": validation, "learning_curve": [_curve_point(line) for line in lines]}
-    for name in ("last", "best") if epochs[-1].best else ("last",):
-        save_checkpoint(
-            run.output / f"{name}.safetensors",
-            captioner=run.captioner,
-            vocabulary=run.vocabulary,
-            preprocessing=run.preprocessing,
-            card=card,
-        )
+    with state.average.in_place():
+        for name in ("last", "best") if epochs[-1].best else ("last",):
+            save_checkpoint(
+                run.output / f"{name}.safetensors",
+                captioner=run.captioner,
+                vocabulary=run.vocabulary,
+                preprocessing=run.preprocessing,
+                card=card,
+            )
     write_whole(run.output / "log.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    save_state(run.output, run.captioner, optimiser, scheduler, fingerprint=run.fingerprint, epochs=lines)
+    save_state(run.output, state, fingerprint=run.fingerprint, epochs=lines)
 
 
 def _curve_point(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class TrainingOptions:
         fine_tune_blocks: How many of the encoder's last blocks learn; 0 keeps it frozen.
         encoder_learning_rate: Of Adam, for these blocks.
         patience: Epochs without a better validation before training stops; 0 never stops early.
+        weight_averaging: Decay of a running average of the decoder's weights, which is what is validated and stored; 0 stores the
+            weights themselves.
         select: By which validation figure the best epoch is chosen.
         max_caption_length: Words of a training caption that are read; validation reads all.
         seed: Of everything random.
@@ -48,6 +50,7 @@ class TrainingOptions:
     fine_tune_blocks: int = 0
     encoder_learning_rate: float = 1e-4
     patience: int = 4
+    weight_averaging: float = 0.0
     select: Selection = Selection.CIDER
     max_caption_length: int = 50
     seed: int = 1
@@ -67,6 +70,10 @@ class TrainingOptions:
                 if value < lowest or (strict and value == lowest) or value != value:  # noqa: PLR0124 - NaN differs from itself
                     message = f"--{name.replace('_', '-')} must be {'more than' if strict else 'at least'} {lowest}, not {value}."
                     raise InputError(message)
+
+        if not 0 <= self.weight_averaging < 1:
+            message = f"--weight-averaging must be at least 0 and below 1, not {self.weight_averaging}."
+            raise InputError(message)
 
     def to_dict(self) -> dict[str, object]:
         """Give the fields as JSON can hold them."""

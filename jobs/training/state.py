@@ -6,6 +6,7 @@ the run that wrote it.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +18,63 @@ from torch import Tensor
 from capt.checkpoint import write_whole
 from capt.errors import CheckpointError, InputError
 from capt.model import Captioner
+from jobs.training.averaging import WeightAverage
 
 _NAME = "state.safetensors"
 
 
-def save_state(  # noqa: PLR0913 - a run's state has as many parts
-    folder: Path,
-    captioner: Captioner,
-    optimiser: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.StepLR,
-    *,
-    fingerprint: str,
-    epochs: Sequence[Mapping[str, Any]],
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Everything that changes while a captioner learns.
+
+    Args:
+        captioner: Its weights.
+        optimiser: Its moments, step counts and learning rates.
+        scheduler: Its position.
+        average: The running average of the weights that learn.
+    """
+
+    captioner: Captioner
+    optimiser: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.StepLR
+    average: WeightAverage
+
+
+def save_state(folder: Path, state: State, *, fingerprint: str, epochs: Sequence[Mapping[str, Any]]) -> None:
     """Write the state; the file appears whole or not at all.
 
     Args:
         folder: The run's.
-        captioner: Its weights are kept in full precision.
-        optimiser: Its moments and step counts are kept.
-        scheduler: Its position is kept.
+        state: Is kept in full precision.
         fingerprint: What must be the same for the run to go on.
         epochs: The log so far.
 
     Raises:
         OutputError: If it cannot be written.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in _trained(captioner).items()}
-    for number, parameter in enumerate(_parameters(optimiser)):
-        for name, value in optimiser.state.get(parameter, {}).items():
+    tensors = {f"model.{name}": tensor for name, tensor in _trained(state.captioner).items()}
+    for number, parameter in enumerate(_parameters(state.optimiser)):
+        for name, value in state.optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser.{number}.{name}"] = torch.as_tensor(value)
+    tensors |= {f"average.{number}": tensor for number, tensor in enumerate(state.average.average)}
     metadata = {
         "fingerprint": fingerprint,
         "epochs": json.dumps(list(epochs)),
-        "scheduler": json.dumps(scheduler.state_dict()),
-        "rates": json.dumps([group["lr"] for group in optimiser.param_groups]),
+        "scheduler": json.dumps(state.scheduler.state_dict()),
+        "rates": json.dumps([group["lr"] for group in state.optimiser.param_groups]),
+        "averaged_steps": str(state.average.steps),
     }
     write_whole(
         folder / _NAME, save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata)
     )
 
 
-def load_state(
-    folder: Path,
-    captioner: Captioner,
-    optimiser: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.StepLR,
-    *,
-    fingerprint: str,
-) -> list[dict[str, Any]]:
+def load_state(folder: Path, state: State, *, fingerprint: str) -> list[dict[str, Any]]:
     """Take up the state that a run left.
 
     Args:
         folder: The run's.
-        captioner: Gets the weights.
-        optimiser: Gets moments, counts and learning rates.
-        scheduler: Gets its position.
+        state: Gets what was stored.
         fingerprint: What this run is.
 
     Returns:
@@ -92,24 +94,30 @@ def load_state(
         if metadata["fingerprint"] != fingerprint:
             message = f"{folder} holds a run with other data or options; give the same ones to resume it, or another --output."
             raise InputError(message)
-        own = captioner.state_dict()
-        captioner.load_state_dict(
-            {**own, **{name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}}
-        )
-        for number, parameter in enumerate(_parameters(optimiser)):
-            prefix = f"optimiser.{number}."
-            values = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            optimiser.state[parameter] = {
-                name: value if name == "step" else value.to(parameter.device) for name, value in values.items()
-            }
-        scheduler.load_state_dict(json.loads(metadata["scheduler"]))
-        for group, rate in zip(optimiser.param_groups, json.loads(metadata["rates"]), strict=True):
+        _fill(state, tensors)
+        state.scheduler.load_state_dict(json.loads(metadata["scheduler"]))
+        for group, rate in zip(state.optimiser.param_groups, json.loads(metadata["rates"]), strict=True):
             group["lr"] = rate
+        state.average.steps = int(metadata["averaged_steps"])
         epochs: list[dict[str, Any]] = json.loads(metadata["epochs"])
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         message = f"{path} is damaged ({type(error).__name__}); delete it to start this run again."
         raise CheckpointError(message) from error
     return epochs
+
+
+def _fill(state: State, tensors: Mapping[str, Tensor]) -> None:
+    own = state.captioner.state_dict()
+    own |= {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    state.captioner.load_state_dict(own)
+    for number, parameter in enumerate(_parameters(state.optimiser)):
+        prefix = f"optimiser.{number}."
+        values = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        state.optimiser.state[parameter] = {
+            name: value if name == "step" else value.to(parameter.device) for name, value in values.items()
+        }
+    for number, average in enumerate(state.average.average):
+        average.copy_(tensors[f"average.{number}"])
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
