@@ -51,7 +51,7 @@ def _plain_logits(decoder: Decoder, grid: Tensor, words: list[int]) -> tuple[Ten
         beta = 1 / (1 + torch.exp(-(decoder.gate.weight @ h[0] + decoder.gate.bias)))
         context = beta * context
         h, c = cell(torch.cat([decoder.embedding.weight[word], context]).unsqueeze(0), (h, c))
-        read = decoder.readout.weight @ torch.cat([h[0], context]) + decoder.readout.bias
+        read = decoder.readout.weight @ h[0] + decoder.readout.bias
         logits.append(decoder.output.weight @ read + decoder.output.bias)
         alphas.append(alpha)
     return torch.stack(logits), torch.stack(alphas)

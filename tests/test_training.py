@@ -149,14 +149,16 @@ def _comparable(epochs: Sequence[Epoch]) -> list[Epoch]:
     return [replace(epoch, seconds=0.0) for epoch in epochs]
 
 
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
 @pytest.mark.parametrize("stop", [(1, 1), (3, 1), (4, 2)])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: tuple[int, int]) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: tuple[int, int], averaging: float) -> None:
     """Stopped in the middle of an epoch and resumed, weights, log and chosen epoch are exactly those of a run left alone."""
-    whole = _learn(_run(tmp_path / "whole", _options(epochs=5)))
+    options = _options(epochs=5, weight_averaging=averaging)
+    whole = _learn(_run(tmp_path / "whole", options))
     with pytest.raises(KeyboardInterrupt):
-        _learn(_run(tmp_path / "parts", _options(epochs=5)), listener=_Silent(stop))
+        _learn(_run(tmp_path / "parts", options), listener=_Silent(stop))
     torch.manual_seed(99)  # another process has another state of randomness
-    parts = _learn(_run(tmp_path / "parts", _options(epochs=5)), resume=True)
+    parts = _learn(_run(tmp_path / "parts", options), resume=True)
     assert _comparable(parts) == _comparable(whole)
     for name in ("best.safetensors", "last.safetensors"):
         expected = _weights(tmp_path / "whole" / name)

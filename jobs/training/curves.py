@@ -77,7 +77,8 @@ class Watcher:
         self._status = ""
         self._shown = 0
         self._spoke = time.monotonic()
-        self._writer: Any = None
+        self._writer: Any = None  # TensorBoard's, from the first epoch on: a command that is refused leaves nothing behind
+        self._recording = False
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=2)
             if console.is_terminal and not quiet
@@ -85,8 +86,7 @@ class Watcher:
         )
 
     def __enter__(self) -> Self:
-        """Open the TensorBoard files, where TensorBoard is installed, and begin to show."""
-        self._writer = _tensorboard(self._output)
+        """Begin to show."""
         if self._live:
             self._live.start()
         return self
@@ -145,6 +145,8 @@ class Watcher:
         return Group(table, Text(self._status, style="dim"))
 
     def _record(self, epoch: Epoch) -> None:
+        if not self._recording:
+            self._recording, self._writer = True, _tensorboard(self._output)
         if self._writer is None:
             return
         for name in ("train_loss", "perplexity", "bleu_4", "cider", "learning_rate", "seconds"):
