@@ -2,7 +2,8 @@
 
 Run: `python benchmarks/memory.py [--quick | ROWS ...]`, by default 5,000 and 50,000, quickly 500 and 5,000. Writes manifests
 whose rows reuse the photographs of examples/photos (bytes inside, as datasets are published), captions each with a tiny random
-captioner in a process of its own, and prints the peak resident memory of that process as the kernel counted it. The claim: it does not depend on the rows.
+captioner in a process of its own, and prints the peak resident memory of that process as the kernel counted it. The claim: it
+does not depend on the rows.
 """
 
 import os

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from capt.errors import DEBUG, CaptError, unforeseen
-from jobs.training.cli import train, vectors
+from jobs.training.cli import INTERRUPTED, train, vectors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -27,7 +27,6 @@ class ExitCode(IntEnum):
     FAILED_IMAGES = 1
     USAGE = 2
     ERROR_DURING_WORK = 3
-    INTERRUPTED = 130
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
         sys.exit(ExitCode.ERROR_DURING_WORK if error.during_work else ExitCode.USAGE)
     except KeyboardInterrupt:
         typer.echo("capt-batch: Interrupted.", err=True)
-        sys.exit(ExitCode.INTERRUPTED)
+        sys.exit(INTERRUPTED)
     except Exception as error:  # what nobody foresaw is told like everything else
         if os.environ.get(DEBUG):
             raise

@@ -36,12 +36,11 @@ def tiny_captioner(vocab_size: int, *, seed: int = 0) -> "Captioner":
     """
     import torch  # noqa: PLC0415 - most tests need no torch
 
-    from capt.encoder import ENCODERS, EncoderConfig, build_encoder  # noqa: PLC0415 - imports torch
+    from capt.encoder import EncoderConfig, build_encoder  # noqa: PLC0415 - imports torch
     from capt.images import INCEPTION  # noqa: PLC0415 - beside the others
     from capt.model import Captioner, ModelConfig  # noqa: PLC0415 - imports torch
 
-    name = "tiny" if "tiny" in ENCODERS else "efficientnet_lite0"
-    config = EncoderConfig(name=name)
+    config = EncoderConfig(name="efficientnet_lite0")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = build_encoder(config)

@@ -118,7 +118,8 @@ def test_a_folder_with_references_and_lists_is_learned_from(given: Path, photos:
 
 
 def _process(arguments: list[str]) -> "subprocess.Popen[str]":
-    program = "from jobs.cli import main; main()"
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background ignores Ctrl-C
+    program = f"{listen}; from jobs.cli import main; main()"
     return subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
 
 
@@ -147,7 +148,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(given: Path, tmp_path:
 
 
 def test_an_interrupted_run_ends_with_130(given: Path, tmp_path: Path) -> None:
-    """Ctrl-C gives exit code 130 and no traceback."""
+    """Ctrl-C gives exit code 130, no traceback, and says how to go on."""
     with _process(_arguments(given, tmp_path / "run", "--epochs", 5000, "--patience", 0)) as process:
         until = time.monotonic() + 120
         while _lines(tmp_path / "run" / "log.jsonl") < 1 and process.poll() is None and time.monotonic() < until:
@@ -156,6 +157,7 @@ def test_an_interrupted_run_ends_with_130(given: Path, tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
+    assert "--resume" in err
 
 
 def test_a_run_is_not_overwritten(given: Path, tmp_path: Path, start: Start) -> None:

@@ -15,6 +15,7 @@ import typer
 from capt.errors import InputError
 
 Choice = TypeVar("Choice", bound=StrEnum)
+INTERRUPTED = 130
 
 
 def train(
@@ -153,8 +154,13 @@ def train(
         resume=resume,
         command=shlex.join(["capt-batch", *sys.argv[1:]]),
     )
-    with Watcher(output, Console(stderr=True), quiet=quiet) as watcher:
-        run_training(plan, watcher, watcher.say)
+    try:
+        with Watcher(output, Console(stderr=True), quiet=quiet) as watcher:
+            run_training(plan, watcher, watcher.say)
+    except KeyboardInterrupt as stop:
+        again = plan.command if resume else f"{plan.command} --resume"
+        typer.echo(f"capt-batch: Interrupted; finished epochs are kept, go on with: {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from stop
 
 
 def vectors(

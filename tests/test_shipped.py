@@ -1,0 +1,59 @@
+"""The checkpoint that ships: it is there, says what it is, and captions photographs that it has never seen."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from capt.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint, read_header
+from capt.decoding import DecodingOptions, decode, reference_nll
+from capt.images import open_image, to_array
+from jobs.training.dataset import read_dataset
+
+MEGABYTE = 1_000_000
+PEOPLE = {"man", "woman", "boy", "girl", "person", "people", "men", "women", "child", "lady"}
+WITH_PEOPLE = ("astronaut.jpg", "officer.jpg", "photographer.jpg")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Checkpoint:
+    """Load it once."""
+    return load_checkpoint()
+
+
+def _encode(shipped: Checkpoint, sources: list[Path | bytes]) -> torch.Tensor:
+    pixels = np.stack([to_array(open_image(source), shipped.preprocessing) for source in sources])
+    with torch.inference_mode():
+        return shipped.captioner.encode(torch.from_numpy(pixels))
+
+
+def test_it_is_small_and_says_what_it_is() -> None:
+    """It fits into 40 MB, and its card names data, command, versions, and what it reached on which split."""
+    assert DEFAULT_CHECKPOINT.stat().st_size <= 40 * MEGABYTE
+    card = read_header().card
+    assert {"date", "command", "data", "options", "versions", "validation", "learning_curve"} <= card.keys()
+    assert card["validation"]["perplexity"] <= 16.5
+    assert card["data"]["train_images"] > card["data"]["validation_images"] > 0
+
+
+def test_it_captions_the_examples(shipped: Checkpoint) -> None:
+    """Each example photograph gets a sentence of its own, in known words, and people are seen where people are."""
+    photos = sorted((Path(__file__).parents[1] / "examples" / "photos").glob("*.jpg"))
+    found = decode(shipped.captioner.decoder, _encode(shipped, list(photos)), DecodingOptions())
+    captions = {photo.name: shipped.vocabulary.decode(each.indices) for photo, each in zip(photos, found, strict=True)}
+    assert len(set(captions.values())) == len(photos)
+    assert all(3 <= len(caption.split()) <= 20 and "<" not in caption for caption in captions.values())
+    for name in WITH_PEOPLE:
+        assert PEOPLE & set(captions[name].split()), captions[name]
+
+
+def test_it_finds_likely_what_people_wrote(shipped: Checkpoint, data_dir: Path) -> None:
+    """On photographs it has not seen, perplexity is about that of its card: the file in the package is the one measured."""
+    dataset = read_dataset(data_dir / "flickr8k", split="dev").subset(96)
+    encoded = _encode(shipped, list(dataset.read()))
+    references = [[shipped.vocabulary.encode(text) for text in texts] for texts in dataset.captions]
+    figures = [figure for image in reference_nll(shipped.captioner.decoder, encoded, references) for figure in image]
+    perplexity = math.exp(sum(nll for nll, _ in figures) / sum(tokens for _, tokens in figures))
+    assert perplexity < 1.15 * shipped.card["validation"]["perplexity"]
