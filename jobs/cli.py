@@ -99,10 +99,10 @@ def run(
     min_length: Annotated[int, typer.Option(min=0, help="Shortest caption, in words.", rich_help_panel="Decoding")] = 1,
     length_penalty: Annotated[
         float, typer.Option(min=0.0, help="0 compares plain log probabilities, 1 favours long ones.", rich_help_panel="Decoding")
-    ] = 0.0,
+    ] = 0.9,
     block_ngrams: Annotated[
-        int, typer.Option(min=0, help="No caption repeats so many words in a row; 0 allows it.", rich_help_panel="Decoding")
-    ] = 0,
+        int, typer.Option(min=0, help="No caption says so many words in a row twice; 0 allows it.", rich_help_panel="Decoding")
+    ] = 2,
     alternatives: Annotated[
         int, typer.Option(min=0, help="Further captions of each image, fewer than beams.", rich_help_panel="Decoding")
     ] = 0,

@@ -6,10 +6,11 @@ In: counts and seconds. Out: text for people. Apart, so that the job itself neve
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +21,7 @@ from rich.table import Table
 _RATE_WINDOW = 30.0  # seconds over which images/s are averaged
 _LINE_INTERVAL = 10.0  # seconds between plain lines
 _MINUTE, _HOUR = 60, 3600
+_SAMPLES = 8  # captions shown at the end, so that a newcomer sees what is in the table
 
 
 class Stage(StrEnum):
@@ -110,6 +112,18 @@ def duration(seconds: float) -> str:
     return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02} min"
 
 
+def printable(text: str) -> str:
+    """Make a text safe to show: what could steer a terminal becomes a question mark.
+
+    Args:
+        text: Such as the name of somebody's file.
+
+    Returns:
+        As many printable characters.
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 class Reporter:
     """Shows how a run goes on; used in a `with`, so that the terminal is left in order."""
 
@@ -126,6 +140,7 @@ class Reporter:
         self._total = self._done = self._failed = 0
         self._history: deque[tuple[float, int]] = deque()
         self._last_line = 0.0
+        self._samples: list[tuple[str, str]] = []
 
     def __enter__(self) -> Self:
         """Be ready."""
@@ -179,8 +194,16 @@ class Reporter:
             self._last_line = now
             self.say(f"{self._done:,} of {self._total:,} images, {self._rest()}")
 
+    def sample(self, captions: Iterable[tuple[str, str]]) -> None:
+        """Keep the first few captions of this start, to be shown at the end.
+
+        Args:
+            captions: Pairs of image_id and caption.
+        """
+        self._samples += islice(captions, _SAMPLES - len(self._samples))
+
     def finish(self, summary: Summary) -> None:
-        """Take the bar down and show the table.
+        """Take the bar down and show the table, and the first captions.
 
         Args:
             summary: Of the run.
@@ -190,6 +213,8 @@ class Reporter:
             self._bar = None
         self.say(f"{summary.rows:,} images in {summary.output}:")
         self._console.print(summary_table(summary))
+        for image_id, caption in self._samples:
+            self.say(f"{printable(image_id)}: {caption}")
 
     def _rate(self) -> float:
         (first, before), (last, after) = self._history[0], self._history[-1]

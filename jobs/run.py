@@ -105,6 +105,7 @@ class _Session:
             tables: list[pa.Table] = []
             for batch in _timed(loader.batches(interruption.is_requested), self.stages):
                 tables.append(caption_batch(self.network, batch, self.schema, plan.book))
+                self.reporter.sample(_captions(tables[-1]))
                 self.reporter.advance(done=len(batch.items), failed=sum(image.error is not None for image in batch.images))
                 if batch.is_last:
                     writer.put(batch.work, tables)
@@ -128,6 +129,11 @@ def _quiet_pillow() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
         yield
+
+
+def _captions(table: "pa.Table") -> Iterator[tuple[str, str]]:
+    rows = zip(table.column("image_id"), table.column("caption"), strict=True)
+    return ((image_id.as_py(), caption.as_py()) for image_id, caption in rows if caption.is_valid)
 
 
 def _timed(batches: Iterator[LoadedBatch], stages: Stages) -> Iterator[LoadedBatch]:

@@ -118,3 +118,18 @@ def test_stages_count_from_any_thread() -> None:
 def test_rate_of_nothing() -> None:
     """A run that took no time has no speed."""
     assert Summary(output="x", rows=0, failed={}, shards=0, captioned=0, seconds=0.0, stages={}).images_per_second == 0.0
+
+
+def test_the_first_captions_are_shown_at_the_end() -> None:
+    """A newcomer sees what is in the table: the first captions, no more, and nothing in a name can steer the terminal."""
+    console = Console(file=io.StringIO(), width=80)
+    with Reporter(console) as reporter:
+        reporter.sample([("a\x1b[2Jb.jpg", "a dog runs")])
+        reporter.sample((f"{number}.jpg", f"caption {number}") for number in range(100))
+        reporter.finish(
+            Summary(output="captions", rows=101, failed={}, shards=1, captioned=101, seconds=2.0, stages={}),
+        )
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    assert "a?[2Jb.jpg: a dog runs" in shown
+    assert "6.jpg: caption 6" in shown
+    assert "7.jpg: caption 7" not in shown
