@@ -38,8 +38,8 @@ class DecodingOptions:
     beam_size: int = 3
     max_length: int = 20
     min_length: int = 1
-    length_penalty: float = 0.0
-    block_ngrams: int = 0
+    length_penalty: float = 1.0
+    block_ngrams: int = 2
     alternatives: int = 0
 
     def __post_init__(self) -> None:

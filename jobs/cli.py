@@ -99,7 +99,7 @@ def run(
     min_length: Annotated[int, typer.Option(min=0, help="Shortest caption, in words.", rich_help_panel="Decoding")] = 1,
     length_penalty: Annotated[
         float, typer.Option(min=0.0, help="0 compares plain log probabilities, 1 favours long ones.", rich_help_panel="Decoding")
-    ] = 0.9,
+    ] = 1.0,
     block_ngrams: Annotated[
         int, typer.Option(min=0, help="No caption says so many words in a row twice; 0 allows it.", rich_help_panel="Decoding")
     ] = 2,

@@ -21,6 +21,11 @@ WORDS = range(4, V)
 ALPHAS_TOLERANCE = 1e-4
 
 
+def unpenalised(**choices: float) -> DecodingOptions:
+    """Give options without length penalty and blocking, unless they are asked for."""
+    return DecodingOptions(**{"length_penalty": 0.0, "block_ngrams": 0, **choices})  # type: ignore[arg-type] # ints are floats
+
+
 def _decoder(seed: int = 0, spread: float = 1.0, end: float = 0.0) -> Decoder:
     """Make a random decoder; a larger spread makes it surer, `end` makes it like or loathe ending."""
     torch.manual_seed(seed)
@@ -77,14 +82,14 @@ def _every_sentence(decoder: Decoder, grid: Tensor, options: DecodingOptions) ->
 @pytest.mark.parametrize(
     "options",
     [
-        DecodingOptions(beam_size=64, max_length=3),
-        DecodingOptions(beam_size=64, max_length=3, min_length=0),
-        DecodingOptions(beam_size=64, max_length=3, min_length=3),
-        DecodingOptions(beam_size=64, max_length=3, length_penalty=1.0),
-        DecodingOptions(beam_size=64, max_length=3, length_penalty=3.0, min_length=0),
-        DecodingOptions(beam_size=64, max_length=3, block_ngrams=1),
-        DecodingOptions(beam_size=64, max_length=3, block_ngrams=2, length_penalty=2.0),
-        DecodingOptions(beam_size=64, max_length=3, alternatives=5),
+        unpenalised(beam_size=64, max_length=3),
+        unpenalised(beam_size=64, max_length=3, min_length=0),
+        unpenalised(beam_size=64, max_length=3, min_length=3),
+        unpenalised(beam_size=64, max_length=3, length_penalty=1.0),
+        unpenalised(beam_size=64, max_length=3, length_penalty=3.0, min_length=0),
+        unpenalised(beam_size=64, max_length=3, block_ngrams=1),
+        unpenalised(beam_size=64, max_length=3, block_ngrams=2, length_penalty=2.0),
+        unpenalised(beam_size=64, max_length=3, alternatives=5),
     ],
     ids=str,
 )
@@ -127,7 +132,7 @@ def _plain_beam(decoder: Decoder, grid: Tensor, options: DecodingOptions) -> tup
 def test_a_narrow_beam_finds_what_a_plain_search_finds(beam_size: int, length_penalty: float, end: float) -> None:
     """Searching all images at once and stopping early changes nothing against one image at a time without stopping."""
     decoder, grid = _decoder(seed=4, spread=1.5, end=end), _grid(12)
-    options = DecodingOptions(beam_size=beam_size, max_length=6, min_length=1, length_penalty=length_penalty)
+    options = unpenalised(beam_size=beam_size, max_length=6, min_length=1, length_penalty=length_penalty)
     plain = _plain_greedy if beam_size == 1 else _plain_beam
     assert [hypothesis.indices for hypothesis in decode(decoder, grid, options)] == [
         plain(decoder, image, options) for image in grid
@@ -152,7 +157,7 @@ def test_a_beam_is_at_least_as_likely_as_greed() -> None:
     """Over many images a wider beam finds captions that are at least as likely on average."""
     decoder, grid = _decoder(seed=5, spread=1.2), _grid(40)
     means = [
-        sum(found.log_prob for found in decode(decoder, grid, DecodingOptions(beam_size=size, max_length=6))) / 40
+        sum(found.log_prob for found in decode(decoder, grid, unpenalised(beam_size=size, max_length=6))) / 40
         for size in (1, 3, 8)
     ]
     assert means == sorted(means)
@@ -163,7 +168,7 @@ def test_a_beam_is_at_least_as_likely_as_greed() -> None:
 def test_a_caption_does_not_depend_on_its_company(beam_size: int, with_alphas: bool) -> None:  # noqa: FBT001 - a case
     """Batches of 1, 3 and all give the same captions in the same order."""
     decoder, grid = _decoder(seed=6, spread=1.2, end=-1.0), _grid(20)
-    options = DecodingOptions(beam_size=beam_size, max_length=9, alternatives=beam_size - 1)
+    options = unpenalised(beam_size=beam_size, max_length=9, alternatives=beam_size - 1)
     whole = decode(decoder, grid, options, with_alphas=with_alphas)
     for size in (1, 3):
         parts = [found for batch in grid.split(size) for found in decode(decoder, batch, options, with_alphas=with_alphas)]
@@ -178,7 +183,7 @@ def test_a_caption_does_not_depend_on_its_company(beam_size: int, with_alphas: b
 def test_a_caption_that_would_never_end_is_ended(beam_size: int) -> None:
     """When no beam ends by itself, the caption has the greatest length and its likelihood counts the <end> it needs."""
     decoder, grid = _decoder(seed=7, end=-60.0), _grid(4)
-    for image, hypothesis in enumerate(decode(decoder, grid, DecodingOptions(beam_size=beam_size, max_length=5))):
+    for image, hypothesis in enumerate(decode(decoder, grid, unpenalised(beam_size=beam_size, max_length=5))):
         assert len(hypothesis.indices) == 5
         assert hypothesis.num_tokens == 6
         assert hypothesis.log_prob == pytest.approx(_log_prob(decoder, grid[image], hypothesis.indices), rel=1e-4)
@@ -188,14 +193,14 @@ def test_a_caption_that_would_never_end_is_ended(beam_size: int) -> None:
 @pytest.mark.parametrize("min_length", [0, 1, 4, 6])
 def test_captions_keep_to_the_shortest_length(beam_size: int, min_length: int) -> None:
     """A decoder that wants to end at once writes min_length words."""
-    options = DecodingOptions(beam_size=beam_size, max_length=6, min_length=min_length)
+    options = unpenalised(beam_size=beam_size, max_length=6, min_length=min_length)
     lengths = {len(found.indices) for found in decode(_decoder(end=30.0), _grid(), options)}
     assert lengths == {min_length}
 
 
 def test_an_empty_caption_is_possible_when_asked_for() -> None:
     """With min_length 0, <end> may come first: no words, one token."""
-    found = decode(_decoder(end=60.0), _grid(2), DecodingOptions(min_length=0))
+    found = decode(_decoder(end=60.0), _grid(2), unpenalised(min_length=0))
     assert [(hypothesis.indices, hypothesis.num_tokens) for hypothesis in found] == [((), 1), ((), 1)]
 
 
@@ -205,7 +210,7 @@ def test_special_words_are_never_written(beam_size: int) -> None:
     decoder = _decoder(seed=8)
     with torch.no_grad():
         decoder.output.bias[[Vocabulary.pad, Vocabulary.start, UNK]] += 40.0
-    options = DecodingOptions(beam_size=beam_size, max_length=6, alternatives=beam_size - 1)
+    options = unpenalised(beam_size=beam_size, max_length=6, alternatives=beam_size - 1)
     for hypothesis in decode(decoder, _grid(), options):
         for found in (hypothesis, *hypothesis.alternatives):
             assert set(found.indices) <= set(WORDS)
@@ -216,7 +221,7 @@ def test_special_words_are_never_written(beam_size: int) -> None:
 def test_no_run_of_words_is_repeated_when_blocked(beam_size: int, size: int) -> None:
     """With n-gram blocking no caption holds the same run of n words twice; without, this decoder repeats itself."""
     decoder, grid = _decoder(seed=9, spread=2.0, end=-6.0), _grid(10)
-    options = DecodingOptions(beam_size=beam_size, max_length=4 if size == 1 else 10)
+    options = unpenalised(beam_size=beam_size, max_length=4 if size == 1 else 10)
     free = decode(decoder, grid, options)
     blocked = decode(decoder, grid, replace(options, block_ngrams=size))
     assert any(_repeats(found.indices, size) for found in free)
@@ -226,7 +231,7 @@ def test_no_run_of_words_is_repeated_when_blocked(beam_size: int, size: int) -> 
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_a_dead_end_still_gives_a_caption(beam_size: int) -> None:
     """When blocking leaves no word that may follow, the caption ends there, shorter than asked for."""
-    options = DecodingOptions(beam_size=beam_size, max_length=10, min_length=8, block_ngrams=1)  # four words, each once
+    options = unpenalised(beam_size=beam_size, max_length=10, min_length=8, block_ngrams=1)  # four words, each once
     for found in decode(_decoder(), _grid(3), options):
         assert sorted(found.indices) == list(WORDS)
         assert math.isfinite(found.log_prob)
@@ -236,7 +241,7 @@ def test_a_dead_end_still_gives_a_caption(beam_size: int) -> None:
 def test_alternatives_are_other_captions_best_first(beam_size: int) -> None:
     """Alternatives are distinct, sorted, less likely than the caption, and true likelihoods."""
     decoder, grid = _decoder(seed=10), _grid(4)
-    options = DecodingOptions(beam_size=beam_size, max_length=5, alternatives=beam_size - 1)
+    options = unpenalised(beam_size=beam_size, max_length=5, alternatives=beam_size - 1)
     for image, hypothesis in enumerate(decode(decoder, grid, options)):
         ranked = [hypothesis, *hypothesis.alternatives]
         assert len(ranked) == beam_size
@@ -250,7 +255,7 @@ def test_alternatives_are_other_captions_best_first(beam_size: int) -> None:
 def test_alphas_are_those_of_the_words_written(beam_size: int) -> None:
     """One row of attention a word, equal to what reading the caption again gives; rows sum to 1."""
     decoder, grid = _decoder(seed=11), _grid(5)
-    for image, found in enumerate(decode(decoder, grid, DecodingOptions(beam_size=beam_size, max_length=5), with_alphas=True)):
+    for image, found in enumerate(decode(decoder, grid, unpenalised(beam_size=beam_size, max_length=5), with_alphas=True)):
         assert found.alphas is not None
         caption = torch.tensor([[[Vocabulary.start, *found.indices, END]]])
         with torch.no_grad():
@@ -262,7 +267,7 @@ def test_alphas_are_those_of_the_words_written(beam_size: int) -> None:
 def test_alphas_are_left_out_unless_asked_for_and_empty_for_an_empty_caption() -> None:
     """Attention costs memory: None by default; a caption without words has no rows."""
     decoder, grid = _decoder(end=60.0), _grid(1)
-    options = DecodingOptions(min_length=0)
+    options = unpenalised(min_length=0)
     assert decode(decoder, grid, options)[0].alphas is None
     for beam_size in (1, 3):
         alphas = decode(decoder, grid, replace(options, beam_size=beam_size), with_alphas=True)[0].alphas
@@ -282,7 +287,7 @@ def test_the_grid_is_projected_once_per_image_whatever_the_beam(beam_size: int, 
         return forward(grid)
 
     monkeypatch.setattr(decoder.attention.grid_projection, "forward", counted)
-    decode(decoder, _grid(), DecodingOptions(beam_size=beam_size))
+    decode(decoder, _grid(), unpenalised(beam_size=beam_size))
     assert calls == [(N, P, D)]
 
 
@@ -297,7 +302,7 @@ def test_finished_images_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> Non
         return step(memory, words, state)
 
     monkeypatch.setattr(decoder, "step", counted)
-    decode(decoder, _grid(30), DecodingOptions(beam_size=3, max_length=12))
+    decode(decoder, _grid(30), unpenalised(beam_size=3, max_length=12))
     assert sizes[0] == 30
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < 30
@@ -305,22 +310,22 @@ def test_finished_images_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_no_images_give_no_captions() -> None:
     """An empty batch is no error."""
-    assert decode(_decoder(), _grid(0), DecodingOptions()) == []
+    assert decode(_decoder(), _grid(0), unpenalised()) == []
 
 
 def test_a_grid_of_the_wrong_rank_is_refused() -> None:
     """Encoded images have three dimensions."""
     with pytest.raises(ValueError, match=r"\(N, P, D\)"):
-        decode(_decoder(), torch.zeros(P, D), DecodingOptions())
+        decode(_decoder(), torch.zeros(P, D), unpenalised())
 
 
 def test_searching_changes_nothing() -> None:
     """The encoded images are the same afterwards, and a second search finds the same."""
     decoder, grid = _decoder(), _grid()
     before = grid.clone()
-    first = decode(decoder, grid, DecodingOptions())
+    first = decode(decoder, grid, unpenalised())
     assert torch.equal(grid, before)
-    assert decode(decoder, grid, DecodingOptions()) == first
+    assert decode(decoder, grid, unpenalised()) == first
 
 
 @pytest.mark.parametrize(
@@ -341,7 +346,7 @@ def test_searching_changes_nothing() -> None:
 def test_options_that_cannot_be_met_are_refused(changes: dict[str, float], option: str) -> None:
     """The error names the option as the user gave it."""
     with pytest.raises(InputError, match=option):
-        replace(DecodingOptions(), **changes)  # type: ignore[arg-type] # any field
+        replace(unpenalised(), **changes)  # type: ignore[arg-type] # any field
 
 
 def test_the_length_penalty_has_known_values() -> None:
@@ -368,7 +373,7 @@ def test_reference_likelihoods_equal_their_definition() -> None:
 def test_the_likelihood_of_a_hypothesis_is_that_of_a_reference() -> None:
     """A caption that was found and is then given as a reference has the same log probability."""
     decoder, grid = _decoder(seed=13), _grid()
-    found = decode(decoder, grid, DecodingOptions(max_length=6))
+    found = decode(decoder, grid, unpenalised(max_length=6))
     results = reference_nll(decoder, grid, [[[Vocabulary.start, *hypothesis.indices, END]] for hypothesis in found])
     assert [result[0][0] for result in results] == pytest.approx([-hypothesis.log_prob for hypothesis in found], abs=1e-4)
     assert [result[0][1] for result in results] == [hypothesis.num_tokens for hypothesis in found]
