@@ -320,7 +320,7 @@ def test_the_default_checkpoint_loads_and_knows_its_data() -> None:
         pytest.skip("this checkout has no default checkpoint")
     checkpoint = load_checkpoint()
     assert DEFAULT_CHECKPOINT.stat().st_size <= 40e6
-    assert {"data", "recipe", "metrics", "date", "versions"} <= set(checkpoint.card)
+    assert {"data", "command", "validation", "date", "versions"} <= set(checkpoint.card)
     assert isinstance(checkpoint.preprocessing, Preprocessing)
 
 
