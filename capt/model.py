@@ -236,8 +236,7 @@ class Decoder(nn.Module):
     def logits(self, h: Tensor) -> Tensor:
         """Judge every word of the vocabulary as the next one.
 
-        The context reaches the words through the LSTM alone: read out directly as well, it lets a few thousand images be learned
-        by heart.
+        The context reaches the words through the LSTM alone.
 
         Args:
             h: State after the step, `(…, H)`.
