@@ -9,7 +9,6 @@ Source:
 
 import importlib
 import importlib.util
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -399,16 +398,3 @@ def _same_shapes_in_order(wanted: Mapping[str, Tensor], state: Mapping[str, Tens
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def grid_side(cells: int) -> int | None:
-    """Tell the side of a square grid of cells, or None when it is not square.
-
-    Args:
-        cells: P.
-
-    Returns:
-        √P when that is whole.
-    """
-    side = math.isqrt(cells)
-    return side if side * side == cells else None

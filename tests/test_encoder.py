@@ -22,7 +22,6 @@ from capt.encoder import (
     Layer,
     build_encoder,
     encoder_preprocessing,
-    grid_side,
     pretrained_encoder,
     read_weights,
 )
@@ -337,9 +336,3 @@ def test_channels_last_maps_are_recognised() -> None:
     grid = Encoder(ChannelsLast(), 6)(torch.arange(24.0).reshape(1, 3, 2, 4))
     assert grid.shape == (1, 8, 6)
     assert grid[0, 1].tolist() == [1.0, 9.0, 17.0] * 2
-
-
-def test_the_side_of_a_square_grid_is_known() -> None:
-    """49 cells are 7 × 7; 50 are no square."""
-    assert grid_side(49) == 7
-    assert grid_side(50) is None
