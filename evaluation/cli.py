@@ -62,10 +62,11 @@ def score(
 
     from rich.console import Console
 
-    from evaluation.evaluate import evaluate, save, scores_file
+    from evaluation.evaluate import evaluate
     from evaluation.metrics import METRICS
     from evaluation.pairs import join, load_captions, load_references
     from evaluation.significance import Bootstrap
+    from evaluation.stored import save, scores_file
     from reports.report import make_report
     from reports.terminal import terminal_report
 

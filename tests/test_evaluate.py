@@ -11,13 +11,15 @@ import pytest
 from capt.captions import Fingerprint
 from capt.errors import InputError, OutputError
 from capt.references import read_references
-from evaluation.evaluate import Evaluation, evaluate, per_image_table, save, scores_file
+from evaluation.evaluate import evaluate
 from evaluation.figures import explaining_figures
 from evaluation.java import JavaError
 from evaluation.metrics import METRICS
 from evaluation.pairs import Captions, Pairs, join
+from evaluation.scores import Evaluation
 from evaluation.signature import signature
 from evaluation.significance import Bootstrap
+from evaluation.stored import per_image_table, save, scores_file
 
 FAST = ("BLEU", "ROUGE_L", "CIDEr")
 FINGERPRINT = Fingerprint(
@@ -113,7 +115,7 @@ def test_files_are_whole_and_typed(evaluation: Evaluation, tmp_path: Path) -> No
     assert content | {"date": ""} == json.loads(json.dumps(scores_file(evaluation))) | {"date": ""}
     table = pq.read_table(tmp_path / "new" / "scores" / "per_image.parquet")
     assert table.column("image_id").to_pylist() == ["a", "b", "c"]
-    assert table.schema.metadata[b"capt_signature"].decode() == evaluation.signature
+    assert json.loads(table.schema.metadata[b"capt_scores"])["signature"] == evaluation.signature
 
 
 def test_a_folder_that_cannot_be_written_is_an_output_error(evaluation: Evaluation, tmp_path: Path) -> None:
