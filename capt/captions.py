@@ -7,7 +7,7 @@ Arrow table in the order of the run. Apart, because both programs depend on it a
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -43,6 +43,7 @@ COLUMNS = pa.schema(
         pa.field("alternatives", pa.list_(ALTERNATIVE)),
         pa.field("reference_nll", pa.list_(pa.float32())),
         pa.field("reference_tokens", pa.list_(pa.int32())),
+        pa.field("reference_unknown", pa.list_(pa.int32())),
         pa.field("attention", pa.list_(pa.list_(pa.uint8()))),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
@@ -269,7 +270,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_captions(path: Path) -> pa.Table:
+def read_captions(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a whole captions table, from the folder or the file that a run left, or from elsewhere.
 
     A table that another program wrote is taken too when it has `image_id` and `caption`: the other columns are then null,
@@ -277,6 +278,8 @@ def read_captions(path: Path) -> pa.Table:
 
     Args:
         path: A folder with `captions-*.parquet`, or one parquet file.
+        columns: Names of those to read, beside id, caption and status; all when not given. The rest is then null, or absent
+            where the run brought it along. (Attention maps, for one, are large.)
 
     Returns:
         Rows in the order of the run; `COLUMNS` first, then further columns; the schema's metadata carries the fingerprint.
@@ -285,14 +288,14 @@ def read_captions(path: Path) -> pa.Table:
         InputError: If there is nothing, the run is not finished, shards are missing or of two runs, or columns are wrong.
     """
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, columns)
     if not path.exists():
         message = f"There is no captions table at {path}; give the folder or the .parquet file that capt-batch run wrote."
         raise InputError(message)
-    return _read_file(path)
+    return _read_file(path, columns)
 
 
-def _read_folder(folder: Path) -> pa.Table:
+def _read_folder(folder: Path, columns: Sequence[str] | None) -> pa.Table:
     shards = shard_paths(folder)
     if not shards:
         message = f"{folder} holds no captions-*.parquet; give the folder or the .parquet file that capt-batch run wrote."
@@ -301,7 +304,7 @@ def _read_folder(folder: Path) -> pa.Table:
     if missing:
         message = f"{folder} lacks {shard_name(missing[0])}; start the same capt-batch run again to fill the gap."
         raise InputError(message)
-    tables = [_read_file(path) for path in shards.values()]
+    tables = [_read_file(path, columns) for path in shards.values()]
     prints = [fingerprint_of(table.schema) for table in tables]
     if prints[0] is not None and not (folder / RUN_FILE).exists():
         message = f"The run in {folder} is not finished (it has no {RUN_FILE}); start the same capt-batch run again."
@@ -317,9 +320,11 @@ def _read_folder(folder: Path) -> pa.Table:
         raise InputError(message) from error
 
 
-def _read_file(path: Path) -> pa.Table:
+def _read_file(path: Path, columns: Sequence[str] | None) -> pa.Table:
     try:
-        table = pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path)
+        kept = None if columns is None else {*columns, *_REQUIRED, "status"}
+        table = file.read(columns=[name for name in file.schema_arrow.names if kept is None or name in kept])
     except (OSError, pa.ArrowException) as error:
         message = f"{path} cannot be read as parquet ({_first_line(error)}); caption its images again."
         raise InputError(message) from error

@@ -122,6 +122,14 @@ class References:
                 found[name] = image_id
         return found
 
+    def texts(self) -> list[str]:
+        """List all captions of all images.
+
+        Returns:
+            As written, in file order.
+        """
+        return [text for texts in self.captions.values() for text in texts]
+
     @cached_property
     def sha256(self) -> str:
         """Fingerprint of what is here: equal for equal captions of equal images, whatever the format or the order."""

@@ -46,12 +46,29 @@ def score(
     split: Annotated[str | None, typer.Option(help="Score this split of the references.", rich_help_panel="Input")] = None,
     images: Annotated[Path | None, typer.Option(help="Score the images of this list.", rich_help_panel="Input")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Score what there is.", rich_help_panel="Input")] = False,
+    leave_out_failed: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-failed", help="With --partial: do not count failed images as empty captions.", rich_help_panel="Input"
+        ),
+    ] = False,
+    training_captions: Annotated[
+        Path | None,
+        typer.Option(help="What the captioner learned from: tells how many captions are copies.", rich_help_panel="Input"),
+    ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option("--metric", "-m", help="BLEU, METEOR, ROUGE_L or CIDEr; repeatable.", rich_help_panel="Scores"),
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.", rich_help_panel="Scores")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.", rich_help_panel="Scores")] = 12345,
+    anchors: Annotated[
+        bool,
+        typer.Option("--anchors", help="Score a constant caption and one human on these references.", rich_help_panel="Scores"),
+    ] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep what Java found in ~/.cache/capt.", rich_help_panel="Scores")
+    ] = True,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for scores.json, per_image.parquet.", rich_help_panel="Output")
     ] = None,
@@ -59,10 +76,15 @@ def score(
 ) -> None:
     """Score captions against human references: BLEU, METEOR, ROUGE-L, CIDEr and perplexity, with intervals."""
     import json
+    from dataclasses import replace
 
     from rich.console import Console
 
+    from capt.references import read_references
+    from evaluation.anchors import find_anchors
+    from evaluation.cache import Cache
     from evaluation.evaluate import evaluate
+    from evaluation.measure import Instruments
     from evaluation.metrics import METRICS
     from evaluation.pairs import join, load_captions, load_references
     from evaluation.significance import Bootstrap
@@ -74,13 +96,132 @@ def score(
     if unknown := [name for name in chosen if name not in METRICS]:
         message = f"there is no metric {unknown[0]!r}; choose from {', '.join(METRICS)}"
         raise typer.BadParameter(message, param_hint="--metric")
-    pairs = join(load_captions(captions), load_references(references, split=split, images=images), partial=partial)
-    evaluation = evaluate(pairs, metrics=chosen, bootstrap=Bootstrap(resamples=resamples, seed=seed))
+    if leave_out_failed and not partial:
+        message = "failed images left out make the scores partial; give --partial too"
+        raise typer.BadParameter(message, param_hint="--leave-out-failed")
+    pairs = join(
+        load_captions(captions),
+        load_references(references, split=split, images=images),
+        partial=partial,
+        leave_out_failed=leave_out_failed,
+    )
+    instruments = Instruments() if cache else Instruments(cache=Cache(folder=None))
+    evaluation = evaluate(
+        pairs,
+        metrics=chosen,
+        bootstrap=Bootstrap(resamples=resamples, seed=seed),
+        training=None if training_captions is None else read_references(training_captions).texts(),
+        instruments=instruments,
+    )
+    if anchors:
+        evaluation = replace(evaluation, anchors=find_anchors(pairs, chosen, instruments))
     if output is not None:
         save(evaluation, output)
     Console(stderr=True).print(terminal_report(make_report(evaluation)))
     if as_json:
         sys.stdout.write(json.dumps(scores_file(evaluation), indent=2) + "\n")
+
+
+@app.command()
+def compare(
+    systems: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="BASELINE SYSTEM...",
+            help="What capt-eval score -o wrote (folders or files), the baseline first; or captions, with --references.",
+            show_default=False,
+        ),
+    ],
+    *,
+    references: Annotated[
+        Path | None,
+        typer.Option("--references", "-r", help="Score captions against these first, any format.", rich_help_panel="Input"),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Score this split of the references.", rich_help_panel="Input")] = None,
+    images: Annotated[Path | None, typer.Option(help="Score the images of this list.", rich_help_panel="Input")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", "-m", help="Bleu_4, METEOR, CIDEr, perplexity, …; repeatable.", rich_help_panel="Scores"),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Of both paired tests.", rich_help_panel="Scores")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of both paired tests.", rich_help_panel="Scores")] = 12345,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers on stdout.", rich_help_panel="Output")] = False,
+) -> None:
+    """Compare systems with a baseline: differences, their intervals and p-values, each image paired with itself."""
+    import json
+
+    from rich.console import Console
+
+    from evaluation import perplexity
+    from evaluation.candidates import open_evaluation
+    from evaluation.comparison import compare as compare_systems
+    from evaluation.comparison import comparison_file
+    from evaluation.metrics import METRICS
+    from evaluation.significance import Bootstrap
+    from evaluation.system_names import system_names
+    from reports.differences import make_difference_report
+    from reports.terminal_comparison import terminal_comparison
+
+    if len(systems) < 2:  # noqa: PLR2004  # the baseline and one more
+        message = "give two or more, the baseline first"
+        raise typer.BadParameter(message, param_hint="BASELINE SYSTEM...")
+    names = [name for each in METRICS.values() for name in each.names] + [perplexity.NAME]
+    if unknown := [name for name in metric or () if name not in names]:
+        message = f"there is no score {unknown[0]!r}; choose from {', '.join(names)}"
+        raise typer.BadParameter(message, param_hint="--metric")
+    opened = [open_evaluation(path, references=references, split=split, images=images) for path in systems]
+    baseline, *others = zip(system_names(systems), opened, strict=True)
+    comparison = compare_systems(baseline, others, Bootstrap(resamples=resamples, seed=seed), metric)
+    Console(stderr=True).print(terminal_comparison(make_difference_report(comparison)))
+    if as_json:
+        sys.stdout.write(json.dumps(comparison_file(comparison), indent=2) + "\n")
+
+
+@app.command()
+def gate(
+    candidate: Annotated[
+        Path, typer.Argument(help="What capt-eval score -o wrote (folder or file); or captions, with --references.")
+    ],
+    *,
+    baseline: Annotated[
+        Path, typer.Option("--baseline", "-b", help="The file to hold it against, kept in git.", rich_help_panel="Input")
+    ],
+    rules: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of rules; by default [tool.capt.gate] of ./pyproject.toml.", rich_help_panel="Input"),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option("--references", "-r", help="Score captions against these first, any format.", rich_help_panel="Input"),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Score this split of the references.", rich_help_panel="Input")] = None,
+    images: Annotated[Path | None, typer.Option(help="Score the images of this list.", rich_help_panel="Input")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail, too.", rich_help_panel="Verdict")] = False,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case a score.", rich_help_panel="Output")] = None,
+    update_baseline: Annotated[
+        bool,
+        typer.Option("--update-baseline", help="Make the candidate the baseline, and pass.", rich_help_panel="Output"),
+    ] = False,
+) -> None:
+    """Hold captions against a baseline: 0 when no score got clearly worse, 1 when one did, 3 when they do not compare."""
+    from evaluation.announce import announce
+    from evaluation.gating import GateOptions
+    from evaluation.gating import gate as hold
+
+    judgement = hold(
+        GateOptions(
+            candidate=candidate,
+            baseline=baseline,
+            rules=rules,
+            references=references,
+            split=split,
+            images=images,
+            strict=strict,
+            update=update_baseline,
+        )
+    )
+    announce(judgement, junit_file=junit, environment=os.environ)
+    raise typer.Exit(judgement.verdict.exit_code)
 
 
 @app.command()

@@ -4,9 +4,7 @@ In: pairs of captions and references, and which metrics. Out: an Evaluation. Apa
 readable function, without a command line and without files.
 """
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -14,14 +12,13 @@ from numpy.typing import NDArray
 
 from capt.errors import InputError
 from evaluation import perplexity
-from evaluation.figures import explaining_figures
-from evaluation.java import Java, find_java
+from evaluation.figures import explaining_figures, unseen_share
+from evaluation.measure import Instruments, measure
 from evaluation.metrics import METRICS, Measured, Tokens
 from evaluation.pairs import Pairs
 from evaluation.scores import Evaluation, Score
-from evaluation.signature import conditions, signature
+from evaluation.signature import conditions, current_commit, signature
 from evaluation.significance import Bootstrap, interval, resampled_sums
-from evaluation.tokenizer import tokenize
 
 _FEW_IMAGES = 100  # below this, CIDEr's document frequencies mean little
 
@@ -31,7 +28,8 @@ def evaluate(
     *,
     metrics: Sequence[str] = tuple(METRICS),
     bootstrap: Bootstrap | None = None,
-    java: Java | None = None,
+    training: Collection[str] | None = None,
+    instruments: Instruments | None = None,
 ) -> Evaluation:
     """Score captions against their references.
 
@@ -39,7 +37,8 @@ def evaluate(
         pairs: At least two images when CIDEr is among the metrics.
         metrics: Keys of METRICS; perplexity comes along whenever the captions carry likelihoods.
         bootstrap: How intervals are computed.
-        java: The runtime for METEOR and the tokeniser; found when not given.
+        training: Captions that the captioner learned from, as written; tell how many of its own are copies.
+        instruments: Java for METEOR and the tokeniser, and the cache; the user's when not given.
 
     Returns:
         The evaluation.
@@ -53,7 +52,7 @@ def evaluate(
     if "CIDEr" in metrics and n < 2:  # noqa: PLR2004  # its document frequencies need another image
         message = f"CIDEr needs two images or more, and there is {n}: score more, or choose another metric"
         raise InputError(message)
-    tokens, measured = _measure(pairs, metrics, java or find_java())
+    tokens, measured = measure(pairs.captions, pairs.references, metrics, instruments or Instruments())
     scores = _scores(measured, bootstrap)
     statistics = {name: found.statistics for name, found in measured.items()}
     per_image = {name: values for found in measured.values() for name, values in found.per_image.items()}
@@ -65,7 +64,7 @@ def evaluate(
     found_conditions = conditions(pairs, list(measured), bootstrap)
     return Evaluation(
         scores=scores,
-        figures=explaining_figures(tokens.captions, tokens.references),
+        figures=_figures(pairs, tokens, training),
         signature=signature(found_conditions),
         conditions=found_conditions,
         notes=_notes(pairs, reason, metrics),
@@ -74,20 +73,19 @@ def evaluate(
         per_image=per_image,
         statistics=statistics,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        git_hash=current_commit(),
     )
 
 
-def _measure(pairs: Pairs, metrics: Sequence[str], java: Java) -> tuple[Tokens, dict[str, Measured]]:
-    """Start what loads slowly, tokenise meanwhile, then let all metrics run side by side."""
-    lengths = [len(texts) for texts in pairs.references]
-    flat = [text for texts in pairs.references for text in texts]
-    with ThreadPoolExecutor(max_workers=len(metrics) + 1) as pool, ExitStack() as stack:
-        measures = {name: stack.enter_context(METRICS[name].open(java)) for name in METRICS if name in metrics}
-        captions = pool.submit(tokenize, pairs.captions, java)
-        lines = iter(tokenize(flat, java))
-        tokens = Tokens(captions=captions.result(), references=[[next(lines) for _ in range(length)] for length in lengths])
-        futures = {name: pool.submit(measure, tokens) for name, measure in measures.items()}
-        return tokens, {name: future.result() for name, future in futures.items()}
+def _figures(pairs: Pairs, tokens: Tokens, training: Collection[str] | None) -> dict[str, float]:
+    """Gather what explains the scores."""
+    found = dict(explaining_figures(tokens.captions, tokens.references))
+    unknown = perplexity.unknown_share(pairs.likelihoods)
+    if unknown is not None:
+        found["unknown_reference_words"] = unknown
+    if training is not None:
+        found["unseen_captions"] = unseen_share(pairs.captions, training)
+    return found
 
 
 def _scores(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> dict[str, Score]:

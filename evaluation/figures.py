@@ -3,7 +3,9 @@
 In: tokens of captions and references. Out: a few numbers by name. Apart from metrics.py, because they judge nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+from capt.vocabulary import tokenize
 
 _ORDER = 3  # of the n-grams that a good caption does not repeat
 
@@ -31,6 +33,20 @@ def explaining_figures(captions: Sequence[str], references: Sequence[Sequence[st
         "repeated_3grams": sum(map(_repeats, words)) / n,
         "empty_captions": sum(not each for each in words) / n,
     }
+
+
+def unseen_share(captions: Sequence[str], training: Collection[str]) -> float:
+    """Give the share of captions that no training caption equals word for word.
+
+    Args:
+        captions: As written, N, at least one.
+        training: Captions that the captioner learned from, as written.
+
+    Returns:
+        Between 0 (every caption is a copy) and 1.
+    """
+    known = {" ".join(tokenize(text)) for text in training}
+    return sum(" ".join(tokenize(text)) not in known for text in captions) / len(captions)
 
 
 def _closest(length: int, references: Sequence[str]) -> int:

@@ -8,12 +8,12 @@ an interval only adds rows up and never counts an n-gram again.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
-from pycocoevalcap.cider.cider import Cider as CocoCider
+from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
 from evaluation import meteor
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evaluation.java import Java
 
 Statistics = NDArray[np.float64]
+Text = TypeVar("Text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,11 @@ class Metric(Protocol):
         """What the signature says of it."""
         ...
 
+    @property
+    def slow(self) -> bool:
+        """Whether its results are worth keeping."""
+        ...
+
     def open(self, java: "Java") -> AbstractContextManager[Measure]:
         """Start what it needs; the measuring itself is the function that the context gives."""
         ...
@@ -90,6 +96,7 @@ class Bleu:
     names = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4")
     columns = ("length", "closest_length", *(f"{kind}_{n}" for kind in ("ngrams", "matches") for n in range(1, 5)))
     version = "closest"
+    slow = False
 
     def open(self, java: "Java") -> AbstractContextManager[Measure]:  # noqa: ARG002  # Python alone
         """Nothing to start."""
@@ -100,6 +107,7 @@ class Bleu:
         scorer = BleuScorer(n=4)
         for caption, references in zip(tokens.captions, tokens.references, strict=True):
             scorer += (caption, list(references))
+            scorer.crefs.clear()  # the n-grams of one image's references are needed for its own caption only
         scores, per_image = scorer.compute_score(option="closest", verbose=0)
         closest = [scorer._single_reflen(row["reflen"], "closest", row["testlen"]) for row in scorer.ctest]  # noqa: SLF001  # its own rule
         rows = [
@@ -127,6 +135,7 @@ class RougeL:
     names = ("ROUGE_L",)
     columns = ("rouge_l",)
     version = "beta1.2"
+    slow = False
 
     def open(self, java: "Java") -> AbstractContextManager[Measure]:  # noqa: ARG002  # Python alone
         """Nothing to start."""
@@ -134,7 +143,9 @@ class RougeL:
 
     def measure(self, tokens: Tokens) -> Measured:
         """Score as pycocoevalcap does."""
-        return _mean_of_images(Rouge(), tokens, self.names[0])
+        gts = {index: list(references) for index, references in enumerate(tokens.references)}
+        res = {index: [caption] for index, caption in enumerate(tokens.captions)}
+        return _mean_of_images(self.names[0], *Rouge().compute_score(gts, res))
 
     def corpus(self, sums: Statistics, n: int) -> Statistics:
         """The mean."""
@@ -147,14 +158,18 @@ class Cider:
     names = ("CIDEr",)
     columns = ("cider",)
     version = "D,df=references"
+    slow = False
 
     def open(self, java: "Java") -> AbstractContextManager[Measure]:  # noqa: ARG002  # Python alone
         """Nothing to start."""
         return nullcontext(self.measure)
 
     def measure(self, tokens: Tokens) -> Measured:
-        """Score as pycocoevalcap does."""
-        return _mean_of_images(CocoCider(), tokens, self.names[0])
+        """Score as pycocoevalcap does; n-grams are counted when they are needed, so that memory holds no image's but one."""
+        scorer = CiderScorer()
+        scorer.ctest = _Counted(tokens.captions, cook_test)
+        scorer.crefs = _Counted(tokens.references, cook_refs)
+        return _mean_of_images(self.names[0], *scorer.compute_score())
 
     def corpus(self, sums: Statistics, n: int) -> Statistics:
         """The mean; document frequencies stay those of all images."""
@@ -167,6 +182,7 @@ class Meteor:
     names = ("METEOR",)
     columns = meteor.STATISTICS
     version = "1.5,norm"
+    slow = True
 
     @contextmanager
     def open(self, java: "Java") -> "Iterator[Measure]":
@@ -187,10 +203,20 @@ class Meteor:
 METRICS: Mapping[str, Metric] = {"BLEU": Bleu(), "METEOR": Meteor(), "ROUGE_L": RougeL(), "CIDEr": Cider()}
 
 
-def _mean_of_images(scorer: Rouge | CocoCider, tokens: Tokens, name: str) -> Measured:
-    """Ask one of pycocoevalcap's scorers whose corpus score is the mean over images."""
-    gts = {index: list(references) for index, references in enumerate(tokens.references)}
-    res = {index: [caption] for index, caption in enumerate(tokens.captions)}
-    score, scores = scorer.compute_score(gts, res)
+def _mean_of_images(name: str, score: float, scores: Sequence[float]) -> Measured:
+    """Make Measured of what a scorer of pycocoevalcap found, whose corpus score is the mean over images."""
     per_image = np.asarray(scores, dtype=np.float64)
     return Measured(scores={name: float(score)}, per_image={name: per_image}, statistics=per_image[:, None])
+
+
+class _Counted(Generic[Text]):
+    """The n-grams of all images as a sequence that counts them anew each time it is walked through, and keeps none."""
+
+    def __init__(self, texts: Sequence[Text], count: Callable[[Text], object]) -> None:
+        self._texts, self._count = texts, count
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __iter__(self) -> "Iterator[object]":
+        return map(self._count, self._texts)

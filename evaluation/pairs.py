@@ -15,9 +15,10 @@ from capt.captions import Fingerprint, fingerprint_of, read_captions
 from capt.errors import InputError
 from capt.reference_formats import Gathering, read_file
 from capt.references import References, read_references
-from evaluation.perplexity import Likelihoods
+from evaluation.perplexity import Likelihood, Likelihoods
 
 _SHOWN = 3  # ids named in a message
+_COLUMNS = ("image_id", "caption", "status", "reference_nll", "reference_tokens", "reference_unknown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Captions:
     Attributes:
         image_ids: As they were written; may hold one twice, which `join` refuses.
         captions: None where the image failed.
-        likelihoods: Per image -log p and tokens of each reference, or None.
+        likelihoods: Per image those of its references, or None.
         fingerprint: What the run was made with, when capt wrote it.
         source: Where they were read from, for messages.
     """
@@ -47,7 +48,7 @@ class Pairs:
         image_ids: In the order of the references.
         captions: Empty where the image failed.
         references: One or more each.
-        likelihoods: Per image -log p and tokens of each reference, or None.
+        likelihoods: Per image those of its references, or None.
         origin: Name of the references and of the split or list that chose them.
         references_sha256: Of all references of the images scored.
         failed: How many images have no caption because they failed.
@@ -81,7 +82,7 @@ def load_captions(path: Path) -> Captions:
         InputError: If there are none, or the file has a fault.
     """
     if path.is_dir() or _is_parquet(path):
-        return _from_table(read_captions(path), str(path))
+        return _from_table(read_captions(path, _COLUMNS), str(path))
     gathering = Gathering(str(path), blank=True)
     read_file(path, gathering)
     rows = [(image_id, caption) for image_id, captions in gathering.captions.items() for caption in captions]
@@ -118,13 +119,14 @@ def load_references(path: Path, *, split: str | None = None, images: Path | None
     return references
 
 
-def join(captions: Captions, references: References, *, partial: bool = False) -> Pairs:
+def join(captions: Captions, references: References, *, partial: bool = False, leave_out_failed: bool = False) -> Pairs:
     """Put each caption beside its references.
 
     Args:
         captions: One row an image.
         references: Of the images to score, those and no others.
         partial: Score what there is, when images or references are missing.
+        leave_out_failed: Take failed images for missing ones, which needs `partial`; otherwise they count as empty captions.
 
     Returns:
         The pairs, in the order of the references.
@@ -137,7 +139,11 @@ def join(captions: Captions, references: References, *, partial: bool = False) -
     if doubled := [name for name, count in counts.items() if count > 1]:
         message = f"{captions.source} has {_named(doubled, 'image')} more than once: keep one caption for each"
         raise InputError(message)
-    rows = {found[name]: row for row, name in enumerate(captions.image_ids) if name in found}
+    rows = {
+        found[name]: row
+        for row, name in enumerate(captions.image_ids)
+        if name in found and not (leave_out_failed and captions.captions[row] is None)
+    }
     extra = [name for name in captions.image_ids if name not in found]
     missing = [image_id for image_id in references.captions if image_id not in rows]
     if not rows:
@@ -185,10 +191,8 @@ def _is_parquet(path: Path) -> bool:
 
 def _from_table(table: pa.Table, source: str) -> Captions:
     """Take the columns that matter out of a captions table."""
-    columns: Mapping[str, list[object]] = {
-        name: table.column(name).to_pylist() for name in ("image_id", "caption", "status", "reference_nll", "reference_tokens")
-    }
-    likelihoods = zip(columns["reference_nll"], columns["reference_tokens"], strict=True)
+    columns: Mapping[str, list[object]] = {name: table.column(name).to_pylist() for name in _COLUMNS}
+    likelihoods = zip(columns["reference_nll"], columns["reference_tokens"], columns["reference_unknown"], strict=True)
     return Captions(
         image_ids=[str(name) for name in columns["image_id"]],
         captions=[
@@ -196,7 +200,10 @@ def _from_table(table: pa.Table, source: str) -> Captions:
             for caption, status in zip(columns["caption"], columns["status"], strict=True)
         ],
         likelihoods=[
-            (nll, tokens) if isinstance(nll, list) and isinstance(tokens, list) else None for nll, tokens in likelihoods
+            Likelihood(nll=nll, tokens=tokens, unknown=unknown if isinstance(unknown, list) else None)
+            if isinstance(nll, list) and isinstance(tokens, list)
+            else None
+            for nll, tokens, unknown in likelihoods
         ],
         fingerprint=fingerprint_of(table.schema),
         source=source,

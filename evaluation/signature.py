@@ -4,6 +4,7 @@ In: what was scored and how. Out: conditions, and the signature made of them. Ap
 when what is written here agrees.
 """
 
+import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
@@ -12,6 +13,7 @@ from evaluation.metrics import METRICS
 from evaluation.pairs import Pairs
 from evaluation.significance import Bootstrap
 
+_GIT_SECONDS = 5.0
 _SHORT = 12  # hexadecimal digits of a sha256 in the signature
 
 
@@ -41,6 +43,25 @@ def conditions(pairs: Pairs, metrics: Sequence[str], bootstrap: Bootstrap) -> di
         "versions": {"capt": version("capt"), "pycocoevalcap": version("pycocoevalcap")},
         "run": pairs.fingerprint.to_dict() if pairs.fingerprint else None,
     }
+
+
+def current_commit() -> str | None:
+    """Give the commit of the current folder, so that a score kept in a CI log can be traced.
+
+    Returns:
+        Its sha1, with `-dirty` after it when files were changed since; None outside a repository, or without git.
+    """
+    try:
+        done = subprocess.run(
+            ("git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"),  # noqa: S607  # the user's own git
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def signature(found: Mapping[str, object]) -> str:

@@ -29,7 +29,8 @@ _BRIGHTEST = 255
 class Captioned:
     """What the network says about one image.
 
-    `reference_nll` has for each reference the summed −log p in nats and the number of tokens; None without references.
+    `reference_nll` has for each reference the summed −log p in nats and the number of tokens, `reference_unknown` how many of
+    them the vocabulary lacks; None without references.
     `attention` is `(words, P)` uint8.
     """
 
@@ -38,6 +39,7 @@ class Captioned:
     num_tokens: int
     alternatives: Sequence[tuple[str, float]] | None = None
     reference_nll: Sequence[tuple[float, int]] | None = None
+    reference_unknown: Sequence[int] | None = None
     attention: NDArray[np.uint8] | None = None
 
 
@@ -101,14 +103,15 @@ class TorchNetwork:
         with self._stages.time(Stage.SEARCH):
             found = decode(self._captioner.decoder, encoder_out, self._decoding, with_alphas=self._with_attention)
         likelihoods: list[list[tuple[float, int]]] = [[] for _ in found]
-        if any(references):
+        vocabulary = self.checkpoint.vocabulary
+        encoded = [[vocabulary.encode(text) for text in texts or ()] for texts in references]
+        if any(encoded):
             with self._stages.time(Stage.REFERENCES):
-                encode = self.checkpoint.vocabulary.encode
-                encoded = [[encode(text) for text in texts or ()] for texts in references]
                 likelihoods = reference_nll(self._captioner.decoder, encoder_out, encoded)
-        return [self._describe(each, nll or None) for each, nll in zip(found, likelihoods, strict=True)]
+        unknown = [[indices.count(vocabulary.unk) for indices in each] for each in encoded]
+        return [self._describe(*each) for each in zip(found, likelihoods, unknown, strict=True)]
 
-    def _describe(self, hypothesis: Hypothesis, likelihoods: list[tuple[float, int]] | None) -> Captioned:
+    def _describe(self, hypothesis: Hypothesis, likelihoods: list[tuple[float, int]], unknown: list[int]) -> Captioned:
         decoded = self.checkpoint.vocabulary.decode
         others = [(decoded(each.indices), each.log_prob) for each in hypothesis.alternatives]
         return Captioned(
@@ -116,7 +119,8 @@ class TorchNetwork:
             log_prob=hypothesis.log_prob,
             num_tokens=hypothesis.num_tokens,
             alternatives=others if self._decoding.alternatives else None,
-            reference_nll=likelihoods,
+            reference_nll=likelihoods or None,
+            reference_unknown=unknown or None,
             attention=None if hypothesis.alphas is None else scale_attention(hypothesis.alphas.float().numpy()),
         )
 
@@ -167,6 +171,7 @@ def _make_table(batch: LoadedBatch, captions: Sequence[Captioned | None], schema
         "alternatives": [each and _structs(each.alternatives) for each in captions],
         "reference_nll": [each and [value for value, _ in each] for each in nll],
         "reference_tokens": [each and [tokens for _, tokens in each] for each in nll],
+        "reference_unknown": [each and each.reference_unknown for each in captions],
         "attention": [None if each is None or each.attention is None else list(each.attention) for each in captions],
         "width": [image.width for image in batch.images],
         "height": [image.height for image in batch.images],

@@ -39,6 +39,7 @@ class Echo:
                 num_tokens=2,
                 alternatives=[("other", -2.0)],
                 reference_nll=[(3.0, 4)] if texts else None,
+                reference_unknown=[2] if texts else None,
                 attention=np.array([[0, 255]], dtype=np.uint8),
             )
             for image, texts in zip(pixels, references, strict=True)
@@ -88,6 +89,7 @@ def test_references_come_from_the_book_or_the_items() -> None:
     assert network.references == [("own",), ("own",)]
     assert table.column("reference_nll").to_pylist() == [[3.0], None, [3.0]]
     assert table.column("reference_tokens").to_pylist() == [[4], None, [4]]
+    assert table.column("reference_unknown").to_pylist() == [[2], None, [2]]
     network = Echo()
     book = ReferenceBook(captions={"c": ("from the book",)}, aliases={})
     caption_batch(network, batch(image(1), FAILED, image(2), references=("own",)), SCHEMA, book)
@@ -115,10 +117,12 @@ def noise(count: int) -> list[NDArray[np.uint8]]:
 
 def test_network_gives_everything_asked_for(network: TorchNetwork) -> None:
     """Caption, likelihood, alternatives, attention, and the likelihood of references where there are some."""
-    first, second = network.caption(noise(2), [None, ("a cat", "a cup of coffee")])
+    first, second = network.caption(noise(2), [None, ("a cat", "a zebra of coffee")])
     assert first.reference_nll is None
+    assert first.reference_unknown is None
     assert second.reference_nll is not None
     assert [tokens for _, tokens in second.reference_nll] == [3, 5]
+    assert second.reference_unknown == [0, 1]
     for each in (first, second):
         assert each.num_tokens == len(each.caption.split()) + 1
         assert each.alternatives is not None

@@ -1,6 +1,8 @@
 """Pairs become an Evaluation: scores with intervals and signature, figures, notes, and two files that keep them."""
 
 import json
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +14,13 @@ from capt.captions import Fingerprint
 from capt.errors import InputError, OutputError
 from capt.references import read_references
 from evaluation.evaluate import evaluate
-from evaluation.figures import explaining_figures
+from evaluation.figures import explaining_figures, unseen_share
 from evaluation.java import JavaError
 from evaluation.metrics import METRICS
 from evaluation.pairs import Captions, Pairs, join
+from evaluation.perplexity import Likelihood
 from evaluation.scores import Evaluation
-from evaluation.signature import signature
+from evaluation.signature import current_commit, signature
 from evaluation.significance import Bootstrap
 from evaluation.stored import per_image_table, save, scores_file
 
@@ -42,7 +45,7 @@ PAIRS = Pairs(
     image_ids=["a", "b", "c"],
     captions=["a dog runs.", "Two men sit on a bench", ""],
     references=[["A dog runs!", "a brown dog"], ["two men on a bench"], ["a cat", "cats"]],
-    likelihoods=[([4.0, 5.0], [4, 4]), ([9.0], [6]), None],
+    likelihoods=[Likelihood(nll=[4.0, 5.0], tokens=[4, 4], unknown=[1, 0]), Likelihood(nll=[9.0], tokens=[6], unknown=[0]), None],
     origin="refs:test",
     references_sha256="0123456789abcdef",
     failed=1,
@@ -152,6 +155,38 @@ def test_figures_explain() -> None:
         "empty_captions": 1 / 4,
     }
     assert explaining_figures([""], [[""]])["length_ratio"] == 0
+
+
+def test_copies_of_training_captions_are_counted() -> None:
+    """Case and punctuation do not hide a copy; what nobody wrote before is unseen."""
+    assert unseen_share(["a dog runs", "A cat.", "new words", ""], ["A dog runs!", "a cat"]) == 2 / 4
+    found = evaluate(PAIRS, metrics=["BLEU"], training=["a dog runs"])
+    assert found.figures["unseen_captions"] == pytest.approx(2 / 3)
+    assert "unseen_captions" not in evaluate(PAIRS, metrics=["BLEU"]).figures
+
+
+def test_unknown_words_stand_beside_perplexity(evaluation: Evaluation) -> None:
+    """The share of words read as `<unk>` is a figure, since many of them make perplexity low."""
+    assert evaluation.figures["unknown_reference_words"] == 1 / 11
+
+
+def test_the_commit_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Inside a repository a score names its commit and says when files were changed; outside, or without git, none."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)  # a hook of git sets these
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert current_commit() is None
+    git = ("git", "-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false")
+    (tmp_path / "file").write_text("1")
+    for command in (("init", "-q"), ("add", "file"), ("commit", "-qm", "first")):
+        subprocess.run((*git, *command), check=True)
+    head = subprocess.run((*git, "rev-parse", "HEAD"), check=True, capture_output=True, text=True).stdout.strip()
+    assert current_commit() == head
+    (tmp_path / "file").write_text("2")
+    assert current_commit() == f"{head}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert current_commit() is None
 
 
 def test_one_human_against_the_other_four(data_dir: Path) -> None:

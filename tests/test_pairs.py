@@ -10,6 +10,7 @@ import pytest
 from capt.errors import InputError
 from capt.references import References
 from evaluation.pairs import Captions, join, load_captions, load_references
+from evaluation.perplexity import Likelihood
 
 REFERENCES = References(
     captions={"a.jpg": ("one", "two"), "b.jpg": ("three",), "c.jpg": ("four",)}, aliases={"7": "c.jpg"}, source="data/refs"
@@ -35,6 +36,16 @@ def test_a_failed_image_is_an_empty_caption() -> None:
     pairs = join(_captions(a="x", b=None, c="z"), REFERENCES)
     assert pairs.captions == ["x", "", "z"]
     assert pairs.failed == 1
+
+
+def test_failed_images_can_be_left_out_of_a_partial_score() -> None:
+    """Left out on request they are missing images, so the score says that it is partial."""
+    captions = _captions(a="x", b=None, c="z")
+    pairs = join(captions, REFERENCES, partial=True, leave_out_failed=True)
+    assert (pairs.image_ids, pairs.failed, pairs.missing) == (["a.jpg", "c.jpg"], 0, 1)
+    assert pairs.references_sha256 != REFERENCES.sha256
+    with pytest.raises(InputError, match=r"no caption for 1 image \(b.jpg\)"):
+        join(captions, REFERENCES, leave_out_failed=True)
 
 
 def test_missing_and_extra_images_are_named_and_refused() -> None:
@@ -102,11 +113,12 @@ def test_captions_of_a_run(tmp_path: Path, place: str) -> None:
         "status": ["ok", "failed"],
         "reference_nll": [[1.5, 2.5], None],
         "reference_tokens": pa.array([[3, 4], None], pa.list_(pa.int32())),
+        "reference_unknown": pa.array([[0, 1], None], pa.list_(pa.int32())),
     }
     pq.write_table(pa.table(table), tmp_path / "captions-00000.parquet")
     captions = load_captions(tmp_path / place)
     assert captions.captions == ["a dog", None]
-    assert captions.likelihoods == [([1.5, 2.5], [3, 4]), None]
+    assert captions.likelihoods == [Likelihood(nll=[1.5, 2.5], tokens=[3, 4], unknown=[0, 1]), None]
 
 
 def test_captions_that_cannot_be_read(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from capt.errors import InputError
 from evaluation.evaluate import evaluate
 from evaluation.pairs import Pairs
+from evaluation.perplexity import Likelihood
 from evaluation.scores import Evaluation
 from evaluation.stored import METADATA_KEY, is_scored, load, save, save_file, scores_file
 
@@ -17,7 +18,7 @@ PAIRS = Pairs(
     image_ids=["a", "b", "c"],
     captions=["a dog runs.", "Two men sit on a bench", ""],
     references=[["A dog runs!", "a brown dog"], ["two men on a bench"], ["a cat", "cats"]],
-    likelihoods=[([4.0, 5.0], [4, 4]), ([9.0], [6]), None],
+    likelihoods=[Likelihood(nll=[4.0, 5.0], tokens=[4, 4]), Likelihood(nll=[9.0], tokens=[6]), None],
     origin="refs:test",
     references_sha256="0123456789abcdef",
 )
