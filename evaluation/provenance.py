@@ -1,0 +1,115 @@
+"""How two systems were made, and what that does to their comparison, in sentences.
+
+In: the baseline and a system, by name. Out: notes. Apart from comparison.py, because nothing here changes a number or forbids
+one: these are the things that explain a difference.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from evaluation import perplexity
+from evaluation.paired import unpaired_perplexity
+from evaluation.scores import Evaluation
+
+_PARTS = ("checkpoint_sha256", "decoding", "precision", "preprocessing", "max_pixels")  # of a fingerprint, that change captions
+_SHORT = 12  # hexadecimal digits of a sha256
+_FEW_IMAGES = 100  # below this, resamples know too little
+
+_UNKNOWN = "unknown_reference_words"  # a figure
+
+Named = tuple[str, Evaluation]
+
+
+def provenance_notes(baseline: Named, systems: Sequence[Named]) -> list[str]:
+    """Say what a reader must know before believing a difference.
+
+    Args:
+        baseline: Its name and evaluation.
+        systems: The same of each system; comparable with the baseline.
+
+    Returns:
+        Sentences; none when only the captions differ.
+    """
+    notes = _few(baseline[1])
+    for system in systems:
+        for find in (_made, _missing_scores, _perplexity, _libraries):
+            notes += find(*baseline, *system)
+    return [*notes, *_failed(baseline, *systems)]
+
+
+def _made(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
+    """Say how the two runs differ, when they tell."""
+    texts = dict(zip(one.image_ids, one.captions, strict=True))
+    if texts == dict(zip(other.image_ids, other.captions, strict=True)):
+        return [f"{new} has the same captions as {old}, word for word."]
+    here, there = (_mapping(each.conditions.get("run")) for each in (one, other))
+    if bool(here) != bool(there):
+        return [f"How {new if here else old} was made is unknown: its captions carry no fingerprint of a run."]
+    before, after = _flat(here), _flat(there)
+    changed = [
+        f"{key} {after.get(key)} instead of {before.get(key)}" for key in {**before, **after} if before.get(key) != after.get(key)
+    ]
+    return [f"{new} was made with {', '.join(changed)}."] if changed else []
+
+
+def _flat(run: Mapping[str, object]) -> dict[str, object]:
+    """Take out of a fingerprint what changes captions, parts of parts by their own name."""
+    flat: dict[str, object] = {}
+    for key in _PARTS:
+        value = run.get(key)
+        flat |= dict(value) if isinstance(value, Mapping) else {key: value}
+    if "checkpoint_sha256" in run:
+        flat["checkpoint"] = f"{run.get('checkpoint_name')}@{str(flat.pop('checkpoint_sha256'))[:_SHORT]}"
+    return flat
+
+
+def _missing_scores(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
+    """Name scores that only one side has."""
+    sides = (
+        (old, [name for name in one.scores if name not in other.scores]),
+        (new, [name for name in other.scores if name not in one.scores]),
+    )
+    return [f"Only {system} has {', '.join(names)}: not compared." for system, names in sides if names]
+
+
+def _perplexity(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
+    """Say what perplexity is over, and whether both networks were asked the same words."""
+    if perplexity.NAME not in one.scores or perplexity.NAME not in other.scores:
+        return []
+    if reason := unpaired_perplexity(one, other):
+        return [f"Perplexity of {new} and {old} is not compared: {reason}."]
+    notes = []
+    counts = [int((each.statistics[perplexity.NAME][:, 1] > 0).sum()) for each in (one, other)]
+    if min(counts) < len(one.image_ids):
+        notes.append(f"Perplexity of {new} and {old} is over the images for which both have likelihoods.")
+    here, there = (each.figures.get(_UNKNOWN) for each in (one, other))
+    if here is not None and there is not None and here != there:
+        notes.append(
+            f"The vocabulary of {old} lacks {here:.1%} of the references' words, that of {new} {there:.1%}:"
+            " who lacks more has the easier perplexity."
+        )
+    return notes
+
+
+def _libraries(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
+    """Say when the scores were computed by different versions of pycocoevalcap."""
+    before, after = (_mapping(each.conditions.get("versions")).get("pycocoevalcap") for each in (one, other))
+    return [f"{new} was scored with pycocoevalcap {after}, {old} with {before}."] if before != after else []
+
+
+def _failed(*systems: Named) -> list[str]:
+    """Name who failed on images."""
+    return [
+        f"{evaluation.conditions['images_failed']:,} images failed in {name} and count as empty captions."
+        for name, evaluation in systems
+        if evaluation.conditions.get("images_failed")
+    ]
+
+
+def _few(evaluation: Evaluation) -> list[str]:
+    """Warn of a handful of images."""
+    n = len(evaluation.image_ids)
+    return [f"{n} images are few: intervals from so few are too narrow, and p-values uncertain."] if n < _FEW_IMAGES else []
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return dict(value) if isinstance(value, Mapping) else {}
