@@ -17,7 +17,7 @@ from typing import ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capt.errors import InputError, OutputError
+from capt.errors import InputError, OutputError, first_line
 
 METADATA_KEY = b"capt"
 RUN_KEY = b"capt_run"
@@ -316,7 +316,7 @@ def _read_folder(folder: Path, columns: Sequence[str] | None) -> pa.Table:
     try:
         return pa.concat_tables(tables)
     except pa.ArrowException as error:
-        message = f"The shards in {folder} do not have the same columns ({_first_line(error)}); caption them in one run."
+        message = f"The shards in {folder} do not have the same columns ({first_line(error)}); caption them in one run."
         raise InputError(message) from error
 
 
@@ -326,7 +326,7 @@ def _read_file(path: Path, columns: Sequence[str] | None) -> pa.Table:
         kept = None if columns is None else {*columns, *_REQUIRED, "status"}
         table = file.read(columns=[name for name in file.schema_arrow.names if kept is None or name in kept])
     except (OSError, pa.ArrowException) as error:
-        message = f"{path} cannot be read as parquet ({_first_line(error)}); caption its images again."
+        message = f"{path} cannot be read as parquet ({first_line(error)}); caption its images again."
         raise InputError(message) from error
     return _conform(table, path)
 
@@ -358,7 +358,3 @@ def _cast(column: pa.ChunkedArray, expected: pa.Field, path: Path) -> pa.Chunked
     except pa.ArrowException as error:
         message = f"{path}: column {expected.name} is {column.type}, not {expected.type}; write it as the README's table says."
         raise InputError(message) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

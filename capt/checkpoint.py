@@ -7,13 +7,13 @@ ever executed, and a file that was cut, altered or written by something else is 
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capt.errors import CaptError, CheckpointError, OutputError
+from capt.errors import CaptError, CheckpointError
+from capt.files import write_whole
 from capt.images import Preprocessing
 from capt.vocabulary import Vocabulary
 
@@ -169,33 +169,6 @@ def save_checkpoint(  # noqa: PLR0913 - a checkpoint has as many parts
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % _LENGTH_BYTES)  # the weights begin at a multiple of 8, as the format asks
     write_whole(path, len(text).to_bytes(_LENGTH_BYTES, "little") + text + bytes(weights))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even when the machine stops in between.
-
-    Args:
-        path: The file; its folder is made.
-        content: What it shall hold.
-
-    Raises:
-        OutputError: If the file cannot be written.
-    """
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        message = f"{path} cannot be written ({error.strerror or error}); choose another place or make room."
-        raise OutputError(message) from error
 
 
 def _unreadable(path: Path, error: OSError) -> str:

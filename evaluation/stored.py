@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from capt.errors import InputError, OutputError
+from capt.errors import InputError, first_line
+from capt.files import write_whole
 from evaluation import perplexity
 from evaluation.metrics import METRICS
 from evaluation.scores import Anchor, Evaluation, Score
@@ -60,15 +61,8 @@ def save(evaluation: Evaluation, folder: Path) -> None:
     Raises:
         OutputError: If it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = folder / f".{SCORES_FILE}.tmp"
-        text.write_text(_as_json(evaluation, indent=2) + "\n", encoding="utf-8")
-        save_file(evaluation, folder / PER_IMAGE_FILE)
-        text.replace(folder / SCORES_FILE)
-    except OSError as error:
-        message = f"{folder} cannot be written ({error.strerror or error}): choose another folder with --output"
-        raise OutputError(message) from error
+    save_file(evaluation, folder / PER_IMAGE_FILE)
+    write_whole(folder / SCORES_FILE, f"{_as_json(evaluation, indent=2)}\n".encode())
 
 
 def save_file(evaluation: Evaluation, path: Path) -> None:
@@ -81,14 +75,9 @@ def save_file(evaluation: Evaluation, path: Path) -> None:
     Raises:
         OutputError: If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        pq.write_table(per_image_table(evaluation), temporary, compression="zstd")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        message = f"{path} cannot be written ({error.strerror or error}): choose another place, or make room"
-        raise OutputError(message) from error
+    buffer = pa.BufferOutputStream()
+    pq.write_table(per_image_table(evaluation), buffer, compression="zstd")
+    write_whole(path, buffer.getvalue().to_pybytes())
 
 
 def load(path: Path) -> Evaluation:
@@ -110,7 +99,7 @@ def load(path: Path) -> Evaluation:
     try:
         table = pq.ParquetFile(file).read()
     except (OSError, pa.ArrowException) as error:
-        message = f"{file} cannot be read ({str(error).splitlines()[0]}): score the captions again with `capt-eval score`"
+        message = f"{file} cannot be read ({first_line(error)}): score the captions again with `capt-eval score`"
         raise InputError(message) from error
     text = (table.schema.metadata or {}).get(METADATA_KEY)
     if text is None:

@@ -16,7 +16,7 @@ from capt.captions import Status
 from capt.checkpoint import Checkpoint, load_checkpoint
 from capt.decoding import DecodingOptions, Hypothesis, decode, reference_nll
 from capt.device import choose_device, choose_precision
-from capt.errors import CaptError
+from capt.errors import CaptError, first_line
 from jobs.loading import LoadedBatch
 from jobs.options import NetworkOptions
 from jobs.progress import Stage, Stages
@@ -93,7 +93,7 @@ class TorchNetwork:
             message = f"{self.device} has not the memory for {len(pixels)} images at a time; lower --batch-size and start again."
             raise CaptError(message) from error
         except RuntimeError as error:  # whatever else a device reports
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             message = f"{self.device} failed ({reason}); start the same command again, or give --device cpu."
             raise CaptError(message) from error
 

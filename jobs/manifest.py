@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from capt.errors import InputError
+from capt.errors import InputError, first_line
 from jobs.columns import ImageColumn, choose_columns
 from jobs.source import IdentityCheck, Item, SourceOptions
 
@@ -244,7 +244,7 @@ def _unify(schema: pa.Schema, own: pa.Schema, path: Path, first: Path) -> pa.Sch
             raise pa.ArrowInvalid(", ".join(missing))
         return pa.unify_schemas([schema, own], promote_options="permissive")
     except pa.ArrowException as error:
-        what = str(error).splitlines()[0]
+        what = first_line(error)
         message = f"{path} has not the columns of {first} ({what}); caption different manifests in runs of their own."
         raise InputError(message) from error
 
@@ -260,6 +260,6 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         message = f"The manifest {path} cannot be read ({reason}); make it again, or leave it out."
         raise InputError(message) from error

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from capt.captions import RUN_FILE, RUN_KEY, Fingerprint, Status, fingerprint_of, shard_name, shard_paths, write_captions
 from capt.errors import InputError, OutputError
+from capt.files import write_whole
 
 _PROBE_BYTES = 4096
 
@@ -174,7 +175,7 @@ class Output:
         """
         text = json.dumps(report, indent=2, ensure_ascii=False)
         if self.file is None:
-            _write_text(self.folder / RUN_FILE, text)
+            write_whole(self.folder / RUN_FILE, f"{text}\n".encode())
             return
         parts = (pq.ParquetFile(self.folder / shard_name(number)).read().cast(schema) for number in range(shards))
         write_captions(parts, schema.with_metadata({**schema.metadata, RUN_KEY: text}), self.file)
@@ -269,18 +270,3 @@ def _parse(text: bytes | None) -> Mapping[str, object] | None:
     except ValueError:
         return None
     return values if isinstance(values, dict) else None
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        message = f"{path} cannot be written ({error.strerror or error}); make room and start the same command again."
-        raise OutputError(message) from error

@@ -1,7 +1,6 @@
 """One file holds a captioner whole, and whatever is wrong with a file is said in one sentence."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from capt.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, read_header, save_checkpoint, write_whole
+from capt.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, read_header, save_checkpoint
 from capt.decoding import DecodingOptions, decode
 from capt.encoder import EncoderConfig, build_encoder
-from capt.errors import CaptError, CheckpointError, OutputError
+from capt.errors import CaptError, CheckpointError
 from capt.images import INCEPTION, Preprocessing
 from capt.model import Captioner, ModelConfig
 from capt.vocabulary import Vocabulary
@@ -320,25 +319,3 @@ def test_the_default_checkpoint_loads_and_knows_its_data() -> None:
     assert DEFAULT_CHECKPOINT.stat().st_size <= 40e6
     assert {"data", "command", "validation", "date", "versions"} <= set(checkpoint.card)
     assert isinstance(checkpoint.preprocessing, Preprocessing)
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When writing fails in the middle, the old file is untouched, nothing half-written stays, and the cause is said."""
-    target = tmp_path / "model.safetensors"
-    target.write_bytes(b"old")
-
-    def full(_descriptor: int) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OutputError, match="No space left"):
-        write_whole(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
-    """A file where a folder should be gives an OutputError."""
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_whole(tmp_path / "file" / "model.safetensors", b"")

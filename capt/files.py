@@ -1,0 +1,40 @@
+"""Files that exist whole or not at all, even when the machine stops while they are written.
+
+In: a path and its content. Out: the file, or an OutputError that leaves an older one untouched. Apart, because checkpoints,
+scores, reports and the ends of runs all promise this, and one mistake would break the promise.
+"""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from capt.errors import OutputError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Args:
+        path: The file; its folder is made, an older file replaced.
+        content: What it shall hold.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            with suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)
+        message = f"{path} cannot be written ({error.strerror or error}); choose another place or make room."
+        raise OutputError(message) from error
