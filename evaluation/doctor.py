@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capt.errors import CaptError
+from evaluation.cache import user_cache
 from evaluation.java import METEOR_DATA, METEOR_JAR, TOKENIZER_JAR, JavaError, find_jar, find_java
 
 _NEEDED_BYTES = 2_500_000_000  # METEOR's 2 GB heap and what is around it
 _KNOWN_CAPTION, _KNOWN_TOKENS = "Two dogs,\u2028running — in the U.S.A.!", "two dogs running in the u.s.a."
 _KNOWN_SCORE = 0.2  # METEOR of that pair is above
+_PROBE = "probe"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ def examine() -> list[Check]:
         "jars": _jars,
         "memory": _memory,
         "write access": _write_access,
+        "cache": _cache,
         "tokeniser": _tokenizer,
         "METEOR": _meteor,
         "locale": _locale,
@@ -94,6 +97,14 @@ def _write_access() -> str:
     except OSError as error:
         message = f"no temporary file can be written ({error.strerror}): let TMPDIR name a folder with room"
         raise JavaError(message) from error
+
+
+def _cache() -> str:
+    cache = user_cache()
+    cache.put(_PROBE, [], [])
+    if cache.get(_PROBE, []) is None:
+        return f"{cache.folder} cannot be written, so nothing is kept; let XDG_CACHE_HOME name a folder to score faster"
+    return f"{cache.size() / 1e6:.0f} MB of at most {cache.limit_bytes / 1e6:.0f} in {cache.folder}"
 
 
 def _tokenizer() -> str:

@@ -95,7 +95,16 @@ def test_doctor_says_what_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_the_doctor_finds_this_machine_well() -> None:
     """Every check passes where the tests run: Java, jars, memory, a place to write, both programs, locale."""
     checks = examine()
-    assert [check.name for check in checks] == ["Java", "jars", "memory", "write access", "tokeniser", "METEOR", "locale"]
+    assert [check.name for check in checks] == [
+        "Java",
+        "jars",
+        "memory",
+        "write access",
+        "cache",
+        "tokeniser",
+        "METEOR",
+        "locale",
+    ]
     assert {check.name for check in checks if not check.passed} <= {"memory"}  # a busy machine may have little
 
 
@@ -112,6 +121,15 @@ def test_the_doctor_survives_a_sick_machine(monkeypatch: pytest.MonkeyPatch) -> 
 
 def _full() -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_does_no_harm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without a place for the cache everything works, only slower: the doctor says so and does not fail."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert "cannot be written" in doctor._cache()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "folder"))
+    assert f"in {tmp_path / 'folder' / 'capt' / 'scores'}" in doctor._cache()
 
 
 def test_the_doctor_notices_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:

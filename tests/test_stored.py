@@ -9,10 +9,11 @@ import pytest
 
 from capt.errors import InputError
 from evaluation.evaluate import evaluate
+from evaluation.metrics import METRICS
 from evaluation.pairs import Pairs
-from evaluation.perplexity import Likelihood
+from evaluation.perplexity import COLUMNS, Likelihood
 from evaluation.scores import Evaluation
-from evaluation.stored import METADATA_KEY, is_scored, load, save, save_file, scores_file
+from evaluation.stored import METADATA_KEY, SCORES_FORMAT, ScoresFile, is_scored, load, save, save_file, scores_file
 
 PAIRS = Pairs(
     image_ids=["a", "b", "c"],
@@ -70,3 +71,14 @@ def test_what_holds_no_scores_is_refused(evaluation: Evaluation, tmp_path: Path)
 def _written(evaluation: Evaluation, folder: Path) -> Path:
     save_file(evaluation, folder / "whole.parquet")
     return folder / "whole.parquet"
+
+
+def test_the_documentation_names_every_key_and_column(evaluation: Evaluation) -> None:
+    """docs/scores.md describes what is written: every key of scores.json, every figure, every statistic but METEOR's counts."""
+    text = (Path(__file__).parents[1] / "docs" / "scores.md").read_text(encoding="utf-8")
+    found = evaluate(PAIRS, metrics=["BLEU"], training=["a dog"])
+    names = {*ScoresFile.__annotations__, *evaluation.scores["CIDEr"].__dict__, *evaluation.figures, *found.figures, *COLUMNS}
+    assert {name for name in names if f"`{name}`" not in text} == set()
+    for name in METRICS["BLEU"].columns:
+        assert f"`{name}`" in text or name[-1] in "23"
+    assert f"of this file, {SCORES_FORMAT};" in text
