@@ -225,6 +225,92 @@ def gate(
 
 
 @app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="What capt-batch run wrote (with --references), what capt-eval score -o wrote, or a folder that holds both.",
+            show_default=False,
+        ),
+    ],
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for report.html, report.md and report.json.", rich_help_panel="Output")
+    ],
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            "--references", "-r", help="Human captions, any format: shown, and scored against.", rich_help_panel="Input"
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="This split of the references.", rich_help_panel="Input")] = None,
+    image_list: Annotated[Path | None, typer.Option(help="The images of this list.", rich_help_panel="Input")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Score what there is.", rich_help_panel="Input")] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Where the photographs are: a folder, or parquet files; shown in the report.", rich_help_panel="Input"),
+    ] = None,
+    training_log: Annotated[
+        list[Path] | None,
+        typer.Option(help="log.jsonl of capt-batch train, or its folder; repeatable.", rich_help_panel="Input"),
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="Show the model card of this checkpoint where a run used it; repeatable.", rich_help_panel="Input"),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", "-b", help="Hold the others against this run; by default the first.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, max=1000, help="The most photographs shown.", rich_help_panel="Output")] = 200,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the paired tests.", rich_help_panel="Scores")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the paired tests.", rich_help_panel="Scores")] = 12345,
+    date: Annotated[
+        str | None,
+        typer.Option(help="Date of the report, ISO 8601; else SOURCE_DATE_EPOCH, else now.", rich_help_panel="Output"),
+    ] = None,
+) -> None:
+    """Write a report on one run, or compare several: a page with photographs, Markdown and JSON."""
+    from rich.console import Console
+
+    from evaluation.report_date import report_date
+    from evaluation.reporting import HTML, JSON, MARKDOWN, ReportOptions
+    from evaluation.reporting import report as write
+    from evaluation.runs import ReferenceChoice
+    from evaluation.significance import Bootstrap
+    from reports.terminal_document import terminal_document
+
+    options = ReportOptions(
+        references=ReferenceChoice(path=references, split=split, image_list=image_list, partial=partial),
+        baseline=baseline,
+        photographs=images,
+        training_logs=training_log or (),
+        checkpoints=checkpoint or (),
+        examples=examples,
+        date=report_date(date, os.environ),
+        bootstrap=Bootstrap(resamples=resamples, seed=seed),
+    )
+    console = Console(stderr=True)
+    console.print(terminal_document(write(runs, output, options)))
+    console.print(f"{output / HTML}, {MARKDOWN}, {JSON}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def attention(
+    run: Annotated[Path, typer.Argument(help="What capt-batch run --attention wrote (folder or file).")],
+    image: Annotated[str, typer.Argument(help="The image's id.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .jpg, .webp or .tif.")],
+    images: Annotated[Path | None, typer.Option(help="Where the photographs are; by default where the run found them.")] = None,
+) -> None:
+    """Draw where the network looked for each word of one caption."""
+    from evaluation.looking import picture_attention
+
+    caption = picture_attention(run, image, output, source=images)
+    sys.stderr.write(f"{output}: {caption}\n")
+
+
+@app.command()
 def doctor() -> None:
     """Check what the metrics need on this machine, and say what to do."""
     from rich.console import Console

@@ -97,14 +97,17 @@ class Report:
     signature: str
 
 
-_FIGURES = {
+FIGURES = {
     "mean_length": ("words per caption", "{:.1f}"),
     "length_ratio": ("length against the closest reference", "{:.2f}"),
     "distinct_words": ("distinct words", "{:,.0f}"),
     "distinct_captions": ("distinct captions", "{:.1%}"),
     "repeated_3grams": ("captions that repeat three words", "{:.1%}"),
     "empty_captions": ("empty captions", "{:.1%}"),
+    "unseen_captions": ("captions never seen in training", "{:.1%}"),
+    "unknown_reference_words": ("words of the references that it does not know", "{:.1%}"),
 }
+"""Label and format of what explains the scores, in the order shown."""
 
 
 def make_report(evaluation: EvaluationShape) -> Report:
@@ -120,7 +123,7 @@ def make_report(evaluation: EvaluationShape) -> Report:
     plain = [name for name, score in evaluation.scores.items() if score.shown_times == 1]
     legend = "Scores ×100, as papers print them" + (f"; {', '.join(plain)} as it is" if plain else "")
     figures = [
-        (label, form.format(evaluation.figures[name])) for name, (label, form) in _FIGURES.items() if name in evaluation.figures
+        (label, form.format(evaluation.figures[name])) for name, (label, form) in FIGURES.items() if name in evaluation.figures
     ]
     return Report(
         scores=rows,

@@ -151,7 +151,7 @@ def test_the_judge_needs_no_torch_and_help_nothing_heavy(modules: tuple[str, ...
     assert "evaluation.cli" not in modules or not {"numpy", "pyarrow"} & set(loaded)
 
 
-@pytest.mark.parametrize("command", [(), ("score",), ("compare",), ("doctor",)])
+@pytest.mark.parametrize("command", [(), ("score",), ("compare",), ("gate",), ("report",), ("attention",), ("doctor",)])
 def test_every_command_has_help(
     command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
