@@ -31,10 +31,11 @@ def open_evaluation(
         InputError: If there is nothing to read, or captions come without references.
         JavaError: If captions are to be scored and Java fails.
     """
-    if is_scored(path):
+    exists = path.exists()
+    if exists and is_scored(path):
         return load(path)
-    if references is None:
-        state = "holds no scores" if path.exists() else "does not exist"
+    if not exists or references is None:
+        state = "holds no scores" if exists else "does not exist"
         message = f"{path} {state}: give what `capt-eval score -o` wrote, or captions together with --references"
         raise InputError(message)
     return evaluate(join(load_captions(path), load_references(references, split=split, images=images)))

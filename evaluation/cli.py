@@ -188,7 +188,9 @@ def gate(
     ],
     rules: Annotated[
         Path | None,
-        typer.Option(help="TOML file of rules; by default [tool.capt.gate] of ./pyproject.toml.", rich_help_panel="Input"),
+        typer.Option(
+            help="TOML file of rules; by default the table tool.capt.gate of ./pyproject.toml.", rich_help_panel="Input"
+        ),
     ] = None,
     references: Annotated[
         Path | None,

@@ -124,7 +124,7 @@ def is_scored(path: Path) -> bool:
     file = path / PER_IMAGE_FILE if path.is_dir() else path
     try:
         return METADATA_KEY in (pq.read_schema(file).metadata or {})
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):  # also a name that is not UTF-8
         return False
 
 
