@@ -18,7 +18,9 @@ from capt.errors import InputError
 from capt.model import Decoder, Memory, State
 from capt.vocabulary import Vocabulary
 
-_FORBIDDEN = (Vocabulary.pad, Vocabulary.start, Vocabulary.unk)
+FORBIDDEN = (Vocabulary.pad, Vocabulary.start, Vocabulary.unk)
+"""What no caption may contain, however likely the decoder finds it."""
+
 _MAX_BEAM_SIZE = 100
 
 
@@ -302,7 +304,7 @@ def _next_words(
     state, alpha = decoder.step(memory, decoder.read_words(previous), before)
     log_probs = decoder.logits(state.h).float().log_softmax(-1)
     length = written.shape[-1]
-    log_probs[..., list(_FORBIDDEN)] = -math.inf
+    log_probs[..., list(FORBIDDEN)] = -math.inf
     ending = log_probs[..., Vocabulary.end].clone()
     if length < options.min_length:
         log_probs[..., Vocabulary.end] = -math.inf
@@ -339,6 +341,37 @@ def _select(state: State, rows: Tensor) -> State:
 
 def _no_alphas(memory: Memory, *, with_alphas: bool) -> Tensor | None:
     return torch.empty(0, memory.encoder_out.shape[1]) if with_alphas else None
+
+
+def sample_captions(decoder: Decoder, encoder_out: Tensor, samples: int, max_length: int) -> tuple[Tensor, Tensor]:
+    """Draw captions at random, each as often as the decoder finds it likely, words that no caption may contain left out.
+
+    All captions of all images advance together and look at their image's map together.
+
+    Args:
+        decoder: In eval mode, on the device of `encoder_out`.
+        encoder_out: Encoded images, `(N, P, D)`.
+        samples: K, captions an image.
+        max_length: Tokens after which a caption stops, `<end>` or not.
+
+    Returns:
+        The captions as `Decoder.forward` reads them: indices from `<start>` on, padded, `(N, K, L)`, and their lengths `(N, K)`,
+        `<start>` and, where the caption came to it, `<end>` counted. Randomness is torch's.
+    """
+    with torch.no_grad():
+        memory, state = decoder.remember(encoder_out), decoder.begin(encoder_out, samples)
+        words = encoder_out.new_full((len(encoder_out), samples), Vocabulary.start, dtype=torch.long)
+        written, going = [words], torch.ones_like(words, dtype=torch.bool)
+        while len(written) <= max_length and going.any():
+            state, _ = decoder.step(memory, decoder.read_words(words), state)
+            logits = decoder.logits(state.h).float()
+            logits[..., list(FORBIDDEN)] = -math.inf
+            drawn = logits.softmax(-1).flatten(0, 1).multinomial(1).view_as(words)
+            words = drawn.masked_fill(~going, Vocabulary.pad)
+            written.append(words)
+            going = going & (words != Vocabulary.end)
+    captions = torch.stack(written, -1)  # (N, K, L)
+    return captions, (captions != Vocabulary.pad).sum(-1)
 
 
 def _longest_first(captions: Sequence[Sequence[int]]) -> list[int]:

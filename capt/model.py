@@ -6,10 +6,10 @@ the order of understanding: configuration, attention, decoder, captioner.
 Sources:
     Xu et al. 2015, Show, Attend and Tell: soft attention, gate β, h and c from the mean feature, doubly stochastic
     regularisation. Bahdanau et al. 2015: additive attention. Hochreiter and Schmidhuber 1997, Gers et al. 2000: LSTM. Press and
-    Wolf 2017: embeddings tied with the output.
+    Wolf 2017: embeddings tied with the output. Bengio et al. 2015: scheduled sampling.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ class ModelConfig:
         attention_dim: A, dimension in which grid and state are compared.
         dropout: Share of the state's units dropped in training, where a word is read out of it.
         tie_embeddings: Whether the output layer uses the embeddings as its weights.
+        embedding_dropout: Share of a read word's embedding dropped in training.
     """
 
     encoder: EncoderConfig
@@ -51,20 +52,22 @@ class ModelConfig:
     attention_dim: int = 512
     dropout: float = 0.5
     tie_embeddings: bool = True
+    embedding_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Check that the sizes can be.
 
         Raises:
-            ValueError: If a size is not positive or dropout is not in [0, 1).
+            ValueError: If a size is not positive or a dropout is not in [0, 1).
         """
         for name in ("vocab_size", "encoder_dim", "embed_dim", "decoder_dim", "attention_dim"):
             if getattr(self, name) < 1:
                 message = f"{name} must be at least 1, not {getattr(self, name)}"
                 raise ValueError(message)
-        if not 0 <= self.dropout < 1:
-            message = f"dropout must be at least 0 and below 1, not {self.dropout}"
-            raise ValueError(message)
+        for name in ("dropout", "embedding_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                message = f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
+                raise ValueError(message)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON can hold them."""
@@ -81,7 +84,7 @@ class ModelConfig:
             The configuration.
 
         Raises:
-            TypeError: If a field is missing, unknown or of another type.
+            TypeError: If a field is missing that every checkpoint has, unknown or of another type.
             ValueError: If a value cannot be.
         """
         return cls(**{**values, "encoder": EncoderConfig(**values["encoder"])})
@@ -166,6 +169,7 @@ class Decoder(nn.Module):
         self.readout = nn.Linear(decoder_dim, embed_dim)
         self.output = nn.Linear(embed_dim, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -215,11 +219,7 @@ class Decoder(nn.Module):
         """
         context, alpha = self.attention(memory, state.h)
         context = self.gate(state.h).sigmoid() * context
-        gates: Tensor = words + self.context_gates(torch.cat([context, state.h], -1))
-        entering, forgetting, cell, leaving = gates.chunk(4, -1)
-        c = forgetting.sigmoid() * state.c + entering.sigmoid() * cell.tanh()
-        h = leaving.sigmoid() * c.tanh()
-        return State(h, c), alpha
+        return _advance(words + self.context_gates(torch.cat([context, state.h], -1)), state.c), alpha
 
     def read_words(self, words: Tensor) -> Tensor:
         """Turn words into their share of the LSTM's gates.
@@ -230,7 +230,7 @@ class Decoder(nn.Module):
         Returns:
             The same shape with `4H` appended.
         """
-        gates: Tensor = self.word_gates(self.embedding(words))
+        gates: Tensor = self.word_gates(self.embedding_dropout(self.embedding(words)))
         return gates
 
     def logits(self, h: Tensor) -> Tensor:
@@ -247,7 +247,35 @@ class Decoder(nn.Module):
         logits: Tensor = self.output(self.readout(self.dropout(h)))
         return logits
 
-    def forward(self, encoder_out: Tensor, encoded_captions: Tensor, caption_lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def read_without_image(self, words: Tensor) -> Tensor:
+        """Read captions of no image: what `forward` does with an image of zeros, without attending to it.
+
+        Args:
+            words: From `<start>` on, `(B, T)`.
+
+        Returns:
+            The state after each word, `(B, T, H)`.
+        """
+        h, c = self.initial.bias.tanh().expand(len(words), -1).chunk(2, -1)
+        recurrent = self.context_gates.weight[:, self.config.encoder_dim :]
+        hidden = []
+        for read in self.read_words(words).unbind(1):
+            h, c = _advance(read + nn.functional.linear(h, recurrent), c)
+            hidden.append(h)
+        return torch.stack(hidden, 1)
+
+    @torch.no_grad()
+    def ignore_images(self) -> None:
+        """Let every image count for nothing, until training gives it weight: the decoder is then a model of language alone.
+
+        What leads from the image to the state is set to 0; attention and gate stay as they are.
+        """
+        self.initial.weight.zero_()
+        self.context_gates.weight[:, : self.config.encoder_dim] = 0.0
+
+    def forward(
+        self, encoder_out: Tensor, encoded_captions: Tensor, caption_lengths: Tensor, *, sampling: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Read given captions and predict each next word (teacher forcing).
 
         Args:
@@ -255,6 +283,8 @@ class Decoder(nn.Module):
             encoded_captions: K captions of each image, from `<start>` to `<end>`, padded, `(N, K, L)`.
             caption_lengths: With `<start>` and `<end>`, 0 for a caption that is not there, `(N, K)`. Captions of an image that
                 are sorted by falling length cost less: a step computes only the captions that some image still needs.
+            sampling: Probability with which a word that is read is not the given one but drawn from what the decoder just
+                predicted (scheduled sampling).
 
         Returns:
             Logits of the M predicted words, `(M, V)`; the words they should be, `(M,)`; alphas `(N, K, T, P)`, 0 after a
@@ -263,20 +293,37 @@ class Decoder(nn.Module):
         steps = max(int(caption_lengths.max()) - 1, 0)
         memory = self.remember(encoder_out)
         inputs, targets = encoded_captions[:, :, :steps], encoded_captions[:, :, 1 : steps + 1]
-        words = self.read_words(inputs)  # (N, K, T, 4H)
+        words = None if sampling else self.read_words(inputs).unbind(2)  # T times (N, K, 4H)
         longest = caption_lengths.amax(0) - 1  # (K,) steps that the k-th captions need
         state = self.begin(encoder_out, encoded_captions.shape[1])
         hidden, alphas = [], []
         for step in range(steps):
             needed = int((longest > step).nonzero().max()) + 1
             state = State(state.h[:, :needed], state.c[:, :needed])
-            state, alpha = self.step(memory, words[:, :needed, step], state)
+            read = words[step][:, :needed] if words else self._read_own(inputs[:, :needed, step], state.h, step and sampling)
+            state, alpha = self.step(memory, read, state)
             hidden.append(state.h)
             alphas.append(alpha)
         alive = torch.arange(steps, device=targets.device) < (caption_lengths - 1).unsqueeze(-1)  # (N, K, T)
         captions = encoded_captions.shape[1]
         logits = self.logits(_stack(hidden, captions)[alive])
         return logits, targets[alive], _stack(alphas, captions) * alive.unsqueeze(-1)
+
+    def _read_own(self, given: Tensor, h: Tensor, sampling: float) -> Tensor:
+        """Read given words `(N, K)`, some of them replaced by the decoder's own, drawn from its state before them."""
+        chosen = torch.rand(given.shape, device=given.device) < sampling
+        if chosen.any():
+            with torch.no_grad():
+                own = self.logits(h[chosen]).float().softmax(-1).multinomial(1)[:, 0]
+            given = given.masked_scatter(chosen, own)
+        return self.read_words(given)
+
+
+def _advance(gates: Tensor, c: Tensor) -> State:
+    """Turn the gates (…, 4H) of an LSTM and its cell (…, H) into its next state."""
+    entering, forgetting, cell, leaving = gates.chunk(4, -1)
+    c = forgetting.sigmoid() * c + entering.sigmoid() * cell.tanh()
+    return State(leaving.sigmoid() * c.tanh(), c)
 
 
 def _stack(steps: list[Tensor], captions: int) -> Tensor:
@@ -321,6 +368,18 @@ class Captioner(nn.Module):
         self.precision = Precision.FLOAT32
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+
+    def set_dropout(self, **shares: float) -> None:
+        """Change what is dropped in training.
+
+        Args:
+            **shares: `dropout` or `embedding_dropout` of the configuration; one not named stays.
+
+        Raises:
+            ValueError: If a share cannot be.
+        """
+        self.config = self.decoder.config = replace(self.config, **shares)  # type: ignore[arg-type] # shares are floats
+        self.decoder.dropout.p, self.decoder.embedding_dropout.p = self.config.dropout, self.config.embedding_dropout
 
     def set_precision(self, precision: Precision | str) -> "Captioner":
         """Choose the numbers in which the encoder computes.

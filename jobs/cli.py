@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from capt.errors import DEBUG, CaptError, unforeseen
-from jobs.training.cli import INTERRUPTED, train, vectors
+from jobs.training.cli import INTERRUPTED, average, train, vectors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -172,6 +172,7 @@ def run(
 
 app.command()(train)
 app.command()(vectors)
+app.command()(average)
 
 
 @app.command()

@@ -213,11 +213,16 @@ def test_vectors_are_the_same_each_time_and_leave_out_what_is_excluded(given: Pa
         (("--min-frequency", "99"), "--min-frequency"),
         (("--start-from", "missing.safetensors"), "missing.safetensors"),
         (("--references", "missing.token"), "missing.token"),
+        (("--text", "missing.token"), "missing.token"),
+        (("--text-exclude", "some.txt"), "--text"),
+        (("--text-epochs", "0"), "--text-epochs"),
+        (("--self-critical",), "--start-from"),
+        (("--views", "0"), "--views"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_what_cannot_be_used_is_one_sentence_and_code_2(
-    given: Path, tmp_path: Path, start: Start, more: tuple[str, str], said: str
+    given: Path, tmp_path: Path, start: Start, more: tuple[str, ...], said: str
 ) -> None:
     """Nothing of a mistake on the command line ends in a traceback, and no work is begun."""
     ended = start(*_arguments(given, tmp_path / "run", "--epochs", 1), *more)
@@ -228,14 +233,121 @@ def test_what_cannot_be_used_is_one_sentence_and_code_2(
 
 
 def test_a_checkpoint_is_gone_on_from(given: Path, tmp_path: Path, start: Start) -> None:
-    """--start-from takes network, vocabulary and weights of a checkpoint, and the card says so."""
+    """--start-from takes network, vocabulary and weights of a checkpoint, and the card says so; a dropout may be changed."""
     assert start(*_arguments(given, tmp_path / "first", "--epochs", 2, "--quiet")).code == 0
     first = tmp_path / "first" / "last.safetensors"
-    ended = start(*_arguments(given, tmp_path / "second", "--epochs", 1, "--start-from", first, "--fine-tune-blocks", 1))
+    more = ("--start-from", first, "--fine-tune-blocks", 1, "--embedding-dropout", 0.25)
+    ended = start(*_arguments(given, tmp_path / "second", "--epochs", 1, *more))
     assert ended.code == 0, ended.err
     second = load_checkpoint(tmp_path / "second" / "last.safetensors")
+    assert (second.captioner.config.dropout, second.captioner.config.embedding_dropout) == (0.5, 0.25)
     assert second.vocabulary == load_checkpoint(first).vocabulary
     assert second.card["started_from"]["sha256"] == load_checkpoint(first).sha256
+
+
+def _text(given: Path, tmp_path: Path) -> Path:
+    """Write captions of two images that nobody photographed, and of all others."""
+    path = tmp_path / "text.token"
+    more = "kite.jpg#0\ta kite over a beach\nboat.jpg#0\ta boat\nboat.jpg#1\tthe boat at sea\n"
+    path.write_text((given / "captions.token").read_text() + more)
+    return path
+
+
+def test_text_is_read_first(given: Path, tmp_path: Path, start: Start) -> None:
+    """The vocabulary is counted from text without the images to choose by; a checkpoint of the language stays, to begin with.
+
+    The card tells how much was read and how well it is predicted without images.
+    """
+    text = _text(given, tmp_path)
+    more = ("--text", text, "--text-exclude", given / "train.txt", "--text-epochs", 2, "--text-batch-size", 4)
+    ended = start(*_arguments(given, tmp_path / "run", "--epochs", 1, *more))
+    assert ended.code == 0, ended.err
+    assert "3 captions to read first (6 images left out, and 2 because they are those to choose by)" in " ".join(
+        ended.err.split()
+    )
+    assert "read 2 times: perplexity" in ended.err
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert "boat" in checkpoint.vocabulary
+    assert "eyes" not in checkpoint.vocabulary  # of the validation split
+    assert checkpoint.card["text"]["captions"] == 3
+    assert checkpoint.card["text"]["epochs"] == 2
+    assert checkpoint.card["text"]["perplexity"] > 1
+    ended = start(*_arguments(given, tmp_path / "other", "--epochs", 1, "--start-from", tmp_path / "run" / "text.safetensors"))
+    assert ended.code == 0, ended.err
+    assert load_checkpoint(tmp_path / "other" / "last.safetensors").vocabulary == checkpoint.vocabulary
+
+
+def test_a_run_that_was_killed_while_it_read_goes_on_to_the_same_result(given: Path, tmp_path: Path, start: Start) -> None:
+    """Killed in the text and resumed, a run ends with the weights of one that was left alone; without --resume it is refused."""
+    more = ("--epochs", 2, "--text", _text(given, tmp_path), "--text-epochs", 60, "--text-batch-size", 4)
+    assert start(*_arguments(given, tmp_path / "whole", *more, "--quiet")).code == 0
+    arguments = _arguments(given, tmp_path / "killed", *more)
+    state = tmp_path / "killed" / "text-state.safetensors"
+    with _process(arguments) as process:
+        until = time.monotonic() + 120
+        while not state.exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    assert state.exists()
+    refused = start(*arguments)
+    assert refused.code == 2
+    assert "--resume" in refused.err
+    assert start(*arguments, "--resume").code == 0
+    whole, killed = (load_file(tmp_path / run / "last.safetensors") for run in ("whole", "killed"))
+    assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+def test_training_goes_on_with_the_metric(given: Path, tmp_path: Path, start: Start) -> None:
+    """--self-critical starts from a checkpoint, keeps its own folder, and leaves the other as it was."""
+    assert start(*_arguments(given, tmp_path / "first", "--epochs", 1, "--quiet")).code == 0
+    first = tmp_path / "first" / "best.safetensors"
+    before = first.read_bytes()
+    more = ("--start-from", first, "--self-critical", "--samples", 3, "--bleu-weight", 1, "--epochs", 2)
+    ended = start(*_arguments(given, tmp_path / "second", *more))
+    assert ended.code == 0, ended.err
+    assert "reward" in ended.err
+    card = load_checkpoint(tmp_path / "second" / "best.safetensors").card
+    assert card["options"] | {"self_critical": True, "samples": 3, "bleu_weight": 1.0, "learning_rate": 5e-5} == card["options"]
+    assert card["started_from"]["sha256"] == load_checkpoint(first).sha256
+    assert first.read_bytes() == before
+
+
+def test_every_ingredient_of_the_recipe_can_be_taken_together(given: Path, tmp_path: Path, start: Start) -> None:
+    """Smoothing, sampling, warm-up, views, dropouts and averaging give a checkpoint whose card names them; resuming agrees."""
+    more = ["--label-smoothing", 0.1, "--scheduled-sampling", 0.25, "--sampling-ramp", 1, "--warm-up", 3, "--views", 3]
+    more += ["--embedding-dropout", 0.2, "--weight-averaging", 0.9]
+    ended = start(*_arguments(given, tmp_path / "whole", "--epochs", 3, *more))
+    assert ended.code == 0, ended.err
+    assert start(*_arguments(given, tmp_path / "parts", "--epochs", 2, *more)).code == 0
+    assert start(*_arguments(given, tmp_path / "parts", "--epochs", 3, *more, "--resume")).code == 0
+    whole, parts = (load_file(tmp_path / run / "last.safetensors") for run in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    card = load_checkpoint(tmp_path / "whole" / "last.safetensors").card
+    assert card["options"] | {"label_smoothing": 0.1, "scheduled_sampling": 0.25, "warm_up": 3, "views": 3} == card["options"]
+    assert card["network"]["embedding_dropout"] == 0.2
+
+
+def test_checkpoints_are_averaged(given: Path, tmp_path: Path, start: Start) -> None:
+    """Every weight is the mean of theirs, as near as float16 allows; the card names them; other networks are refused."""
+    paths = []
+    for seed in (1, 2):
+        assert start(*_arguments(given, tmp_path / f"{seed}", "--epochs", 1, "--seed", seed, "--quiet")).code == 0
+        paths.append(tmp_path / f"{seed}" / "last.safetensors")
+    ended = start("average", *paths, "-o", tmp_path / "mean.safetensors")
+    assert ended.code == 0, ended.err
+    first, second, mean = (load_checkpoint(path) for path in (*paths, tmp_path / "mean.safetensors"))
+    states = [checkpoint.captioner.state_dict() for checkpoint in (first, second, mean)]
+    for name, value in states[2].items():
+        torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2, rtol=1e-3, atol=1e-6, check_dtype=False)
+    assert [each["sha256"] for each in mean.card["averaged"]] == [first.sha256, second.sha256]
+    assert start(*_arguments(given, tmp_path / "wide", "--epochs", 1, "--attention-dim", 9, "--quiet")).code == 0
+    ended = start("average", paths[0], tmp_path / "wide" / "last.safetensors", "-o", tmp_path / "no.safetensors")
+    assert ended.code == 2
+    assert "has not the network" in ended.err
+    assert start("average", paths[0], "-o", tmp_path / "no.safetensors").code == 2
+    assert not (tmp_path / "no.safetensors").exists()
 
 
 def test_info_prints_the_card_as_json(tiny_checkpoint: Path, start: Start) -> None:
@@ -247,6 +359,14 @@ def test_info_prints_the_card_as_json(tiny_checkpoint: Path, start: Start) -> No
     assert told["checkpoint"]["file"] == str(tiny_checkpoint)
     assert told["config"]["encoder"]["name"]
     assert told["preprocessing"]["size"] == 224
+
+
+def test_text_is_for_a_decoder_that_is_new(given: Path, tiny_checkpoint: Path, tmp_path: Path, start: Start) -> None:
+    """Reading first and going on from a checkpoint exclude each other."""
+    more = ("--text", given / "captions.token", "--start-from", tiny_checkpoint)
+    ended = start(*_arguments(given, tmp_path / "run", *more))
+    assert ended.code == 2
+    assert "leave out --text or --start-from" in ended.err
 
 
 def test_info_of_a_foreign_file_is_one_sentence(tmp_path: Path, start: Start) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from capt.decoding import DecodingOptions, Hypothesis, decode, length_normaliser, reference_nll
+from capt.decoding import DecodingOptions, Hypothesis, decode, length_normaliser, reference_nll, sample_captions
 from capt.encoder import EncoderConfig
 from capt.errors import InputError
 from capt.model import Decoder, ModelConfig
@@ -382,6 +382,61 @@ def test_the_likelihood_of_a_hypothesis_is_that_of_a_reference() -> None:
 def test_images_without_references_have_no_likelihoods() -> None:
     """No references at all give empty lists, one an image."""
     assert reference_nll(_decoder(), _grid(3), [[], [], []]) == [[], [], []]
+
+
+def _drawn(captions: Tensor, lengths: Tensor) -> list[list[tuple[int, ...]]]:
+    """Read drawn captions (N, K, L) as words and <end>, without <start> and padding."""
+    pairs = zip(captions.tolist(), lengths.tolist(), strict=True)
+    return [[tuple(row[1:size]) for row, size in zip(rows, sizes, strict=True)] for rows, sizes in pairs]
+
+
+def test_captions_are_drawn_as_often_as_they_are_likely() -> None:
+    """The share of each drawn caption is its probability among captions without forbidden words, of every image on its own."""
+    decoder, grid = _decoder(seed=3, end=1.0), _grid(2)
+    torch.manual_seed(0)
+    drawn = _drawn(*sample_captions(decoder, grid, 4000, 2))
+    for image in range(2):
+        for words in [(END,), *((word, END) for word in WORDS), *itertools.product(WORDS, WORDS)]:
+            caption = torch.tensor([[[Vocabulary.start, *words]]])
+            with torch.no_grad():
+                logits, _, _ = decoder(grid[image].unsqueeze(0), caption, torch.tensor([[len(words) + 1]]))
+            logits[:, [Vocabulary.pad, Vocabulary.start, UNK]] = -math.inf
+            steps = logits.double().softmax(-1)
+            likely = math.prod(float(steps[step, word]) for step, word in enumerate(words))
+            share = drawn[image].count(words) / 4000
+            assert share == pytest.approx(likely, abs=4 * math.sqrt(likely * (1 - likely) / 4000) + 1e-9), words
+
+
+def test_drawn_captions_can_be_read_by_the_decoder() -> None:
+    """They begin with <start>, end with <end> or at the longest length, hold nothing forbidden, and are padded after."""
+    decoder, grid = _decoder(seed=4), _grid()
+    captions, lengths = sample_captions(decoder, grid, 6, 5)
+    assert captions.shape[:2] == lengths.shape == (N, 6)
+    assert (captions[..., 0] == Vocabulary.start).all()
+    for words in itertools.chain(*_drawn(captions, lengths)):
+        assert 1 <= len(words) <= 5
+        assert set(words[:-1]) <= set(WORDS)
+        assert words[-1] == END or (len(words) == 5 and words[-1] in WORDS)
+    beyond = torch.arange(captions.shape[-1]) >= lengths.unsqueeze(-1)
+    assert (captions[beyond] == Vocabulary.pad).all()
+    logits, targets, _ = decoder(grid, captions, lengths)  # gradients can flow through what was drawn
+    assert len(targets) == int((lengths - 1).sum())
+    assert logits.requires_grad
+
+
+def test_the_map_is_projected_once_for_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples of an image look at its map together: (N, P, D) goes through the projection once."""
+    decoder = _decoder()
+    calls: list[tuple[int, ...]] = []
+    forward = decoder.attention.grid_projection.forward
+
+    def counted(grid: Tensor) -> Tensor:
+        calls.append(tuple(grid.shape))
+        return forward(grid)
+
+    monkeypatch.setattr(decoder.attention.grid_projection, "forward", counted)
+    sample_captions(decoder, _grid(), 5, 6)
+    assert calls == [(N, P, D)]
 
 
 def test_a_hypothesis_is_immutable() -> None:

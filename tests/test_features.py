@@ -152,6 +152,20 @@ def test_pixels_are_cached_for_fine_tuning(dataset: CaptionedImages, tmp_path: P
     assert pixels[7, 3, 3].tolist() == [21, 234, 128]
 
 
+def test_views_are_cached_beside_the_image_itself(dataset: CaptionedImages, tmp_path: Path) -> None:
+    """The mirror image has features and pixels of its own, in a cache of its own; the image's own cache is untouched."""
+    captioner, network = _captioner()
+    plain = np.array(_features(dataset, captioner, tmp_path))
+    mirrored = cached_features(dataset, captioner, PREPROCESSING, tmp_path, workers=2, progress=_ignore, look=1)
+    np.testing.assert_array_equal(mirrored.reshape(COUNT, 2, 2, 3)[:, :, ::-1], plain.reshape(COUNT, 2, 2, 3))
+    crop = cached_pixels(dataset, PREPROCESSING, tmp_path, workers=2, progress=_ignore, look=2)
+    assert crop.shape == (COUNT, 16, 16, 3)
+    assert len(list(tmp_path.iterdir())) == 3
+    network.seen = 0
+    np.testing.assert_array_equal(_features(dataset, captioner, tmp_path), plain)
+    assert network.seen <= 1
+
+
 def test_a_bad_training_image_is_named(tmp_path: Path) -> None:
     """Training data must be whole: the error names the image and the cause."""
     (tmp_path / "bad.jpg").write_bytes(b"no image")

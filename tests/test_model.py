@@ -142,6 +142,95 @@ def test_dropout_is_off_in_eval_mode() -> None:
     assert not torch.equal(first, second)
 
 
+def test_embeddings_are_dropped_in_training_when_asked() -> None:
+    """Dropout of what is read changes training and not eval mode, and an older checkpoint's configuration has none."""
+    decoder = _decoder(embedding_dropout=0.5)
+    words = torch.arange(4, V)
+    assert torch.equal(decoder.read_words(words), decoder.read_words(words))
+    decoder.train()
+    assert not torch.equal(decoder.read_words(words), decoder.read_words(words))
+    older = {name: value for name, value in _config().to_dict().items() if name != "embedding_dropout"}
+    assert ModelConfig.from_dict(older).embedding_dropout == 0
+
+
+def test_dropout_can_be_changed_afterwards() -> None:
+    """The configuration and what is dropped follow; an impossible share is refused and changes nothing."""
+    captioner = Captioner(_config(encoder_dim=3, dropout=0.5), Encoder(_Mean(), 3), INCEPTION)
+    captioner.set_dropout(embedding_dropout=0.25)
+    assert (captioner.config.dropout, captioner.decoder.config.embedding_dropout) == (0.5, 0.25)
+    assert (captioner.decoder.dropout.p, captioner.decoder.embedding_dropout.p) == (0.5, 0.25)
+    with pytest.raises(ValueError, match="dropout"):
+        captioner.set_dropout(dropout=1.0)
+    assert captioner.decoder.dropout.p == 0.5
+
+
+def test_scheduled_sampling_reads_what_the_decoder_would_say() -> None:
+    """A decoder that is sure of one word reads that word everywhere but after <start>, while the targets stay as given."""
+    decoder, sure = _decoder(), 9
+    with torch.no_grad():
+        decoder.output.bias[sure] += 1e4
+    encoder_out = torch.randn(2, P, D, dtype=torch.float64)
+    encoded, lengths = _captions([[6, 4], [5, 3]])
+    with torch.no_grad():
+        logits, targets, alphas = decoder(encoder_out, encoded, lengths, sampling=1.0)
+        own = encoded.clone()
+        own[:, :, 1:] = sure
+        expected, _, expected_alphas = decoder(encoder_out, own, lengths)
+        given, same_targets, _ = decoder(encoder_out, encoded, lengths)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(alphas, expected_alphas)
+    assert torch.equal(targets, same_targets)
+    assert not torch.allclose(logits, given)
+
+
+def test_scheduled_sampling_replaces_as_many_words_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many words read, the share that is replaced is about the probability; the first word never is."""
+    decoder, sure = _decoder(), 9
+    with torch.no_grad():
+        decoder.output.bias[sure] += 1e4
+    encoded = torch.full((40, 5, 12), 5)
+    encoded[:, :, 0] = Vocabulary.start
+    read: list[Tensor] = []
+    read_words = decoder.read_words
+
+    def listen(words: Tensor) -> Tensor:
+        read.append(words)
+        return read_words(words)
+
+    monkeypatch.setattr(decoder, "read_words", listen)
+    with torch.no_grad():
+        decoder(torch.randn(40, P, D, dtype=torch.float64), encoded, torch.full((40, 5), 12), sampling=0.25)
+    words = torch.stack(read, -1)  # (N, K, T)
+    assert (words[..., 0] == Vocabulary.start).all()
+    assert float((words[..., 1:] == sure).double().mean()) == pytest.approx(0.25, abs=0.04)
+    assert set(words[..., 1:].unique().tolist()) == {5, sure}
+
+
+def test_reading_without_an_image_is_reading_with_an_image_of_zeros() -> None:
+    """The language model is the same decoder, not another one: equal logits for the same words."""
+    decoder = _decoder()
+    encoded, lengths = _captions([[6, 6]])
+    with torch.no_grad():
+        expected, _, _ = decoder(torch.zeros(1, P, D, dtype=torch.float64), encoded, lengths)
+        hidden = decoder.read_without_image(encoded[0, :, :-1])
+        torch.testing.assert_close(decoder.logits(hidden).flatten(0, 1), expected)
+
+
+def test_ignored_images_change_nothing_until_training_gives_them_weight() -> None:
+    """After `ignore_images` every image gives the language model's logits; the gradient reaches what leads from the image."""
+    decoder = _decoder()
+    encoded, lengths = _captions([[6, 4], [5, 3]])
+    decoder.ignore_images()
+    with torch.no_grad():
+        expected, _, _ = decoder(torch.zeros(2, P, D, dtype=torch.float64), encoded, lengths)
+    logits, targets, _ = decoder(torch.randn(2, P, D, dtype=torch.float64), encoded, lengths)
+    torch.testing.assert_close(logits.detach(), expected)
+    nn.functional.cross_entropy(logits, targets).backward()
+    for weight in (decoder.initial.weight, decoder.context_gates.weight):
+        assert weight.grad is not None
+        assert weight.grad[:, :D].abs().min() > 0
+
+
 def test_tied_embeddings_are_one_tensor() -> None:
     """With tying, the output layer and the embeddings share their weights; without, they do not."""
     tied, untied = _decoder(tie_embeddings=True), _decoder(tie_embeddings=False)
@@ -161,7 +250,15 @@ def test_the_doubly_stochastic_penalty_has_known_values() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"vocab_size": 0}, {"embed_dim": -1}, {"decoder_dim": 0}, {"attention_dim": 0}, {"dropout": 1.0}, {"dropout": -0.1}],
+    [
+        {"vocab_size": 0},
+        {"embed_dim": -1},
+        {"decoder_dim": 0},
+        {"attention_dim": 0},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"embedding_dropout": 1.0},
+    ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, object]) -> None:
     """A size below 1 or a dropout outside [0, 1) names itself in the error."""

@@ -22,8 +22,9 @@ from capt.errors import CaptError, CheckpointError, InputError
 from capt.images import Preprocessing
 from capt.model import Captioner, ModelConfig
 from capt.vocabulary import Vocabulary
-from jobs.training.cross_entropy import EncodedSplit, Epoch, Training, train
+from jobs.training.cross_entropy import CrossEntropy
 from jobs.training.curves import Watcher, draw_curves, epoch_row, epoch_table
+from jobs.training.loop import EncodedSplit, Epoch, Step, Training, train
 from jobs.training.options import Selection, TrainingOptions
 from jobs.training.validation import validate
 
@@ -48,8 +49,9 @@ class _Silent:
         self.heard: list[tuple[int, int, int]] = []
         self.epochs: list[int] = []
 
-    def step(self, epoch: int, done: int, steps: int, loss: float) -> None:
-        assert math.isfinite(loss)
+    def step(self, what: str, done: int, steps: int, figure: str) -> None:
+        epoch = int(what.removeprefix("epoch "))
+        assert math.isfinite(float(figure.removeprefix("loss ")))
         self.heard.append((epoch, done, steps))
         if (epoch, done) == self.stop:
             raise KeyboardInterrupt
@@ -99,8 +101,16 @@ def _split(captions: Sequence[Sequence[str]] = CAPTIONS, seed: int = 1) -> Encod
     return EncodedSplit(images=features, captions=captions)
 
 
-def _learn(run: Training, *, resume: bool = False, listener: _Silent | None = None) -> list[Epoch]:
-    return train(run, _split(), _split(CAPTIONS[:3]), listener or _Silent(), resume=resume)
+def _learn(
+    run: Training,
+    split: EncodedSplit | None = None,
+    validating: EncodedSplit | None = None,
+    *,
+    resume: bool = False,
+    listener: _Silent | None = None,
+) -> list[Epoch]:
+    objective = CrossEntropy(run, split or _split())
+    return train(run, objective, validating or _split(CAPTIONS[:3]), listener or _Silent(), resume=resume)
 
 
 def test_training_learns_a_handful_of_images_by_heart(tmp_path: Path) -> None:
@@ -199,13 +209,13 @@ def test_training_stops_when_validation_no_longer_improves(tmp_path: Path) -> No
     options = _options(epochs=40, patience=2, learning_rate=0.05, select=Selection.PERPLEXITY)
     run = _run(tmp_path, options)
     strangers = _split((("the red horse sleeps",), ("two dogs in snow",)), seed=7)
-    epochs = train(run, _split(), strangers, _Silent(), resume=False)
+    epochs = _learn(run, validating=strangers)
     best = min(epochs, key=lambda epoch: epoch.perplexity)
     assert len(epochs) == best.epoch + 2 < 40
     assert [epoch.epoch for epoch in epochs if epoch.best][-1] == best.epoch
     assert read_header(tmp_path / "best.safetensors").card["validation"]["epoch"] == best.epoch
     assert read_header(tmp_path / "last.safetensors").card["validation"]["epoch"] == epochs[-1].epoch
-    assert len(train(_run(tmp_path, options), _split(), strangers, _Silent(), resume=True)) == len(epochs)
+    assert len(_learn(_run(tmp_path, options), validating=strangers, resume=True)) == len(epochs)
 
 
 @pytest.mark.parametrize(("select", "figure"), [(Selection.CIDER, "cider"), (Selection.BLEU_4, "bleu_4")])
@@ -221,14 +231,14 @@ def test_a_diverging_run_ends_with_a_sentence(tmp_path: Path) -> None:
     split = _split()
     split.images[0] = np.nan
     with pytest.raises(CaptError, match="--learning-rate"):
-        train(_run(tmp_path, _options()), split, _split(CAPTIONS[:3]), _Silent(), resume=False)
+        _learn(_run(tmp_path, _options()), split)
 
 
 def test_an_image_without_captions_is_no_obstacle(tmp_path: Path) -> None:
     """Images without captions are not learned from, and images may have different numbers of captions."""
     captions = ((), *CAPTIONS[1:4], ("a woman",), ("snow", "a mountain", "winter"))
     listener = _Silent()
-    train(_run(tmp_path, _options(epochs=1, batch_size=5)), _split(captions), _split(CAPTIONS[:3]), listener, resume=False)
+    _learn(_run(tmp_path, _options(epochs=1, batch_size=5)), _split(captions), listener=listener)
     assert listener.heard == [(1, 1, 1)]
 
 
@@ -243,6 +253,111 @@ def test_the_regulariser_is_in_the_gradient_and_not_in_the_figures(tmp_path: Pat
     strong = _learn(_run(tmp_path / "strong", replace(options, learning_rate=0.01, attention_weight=100.0)))[0]
     free = _learn(_run(tmp_path / "free", replace(options, learning_rate=0.01, attention_weight=0.0)))[0]
     assert strong.train_loss != free.train_loss
+
+
+def test_smoothing_is_in_the_gradient_and_not_in_the_figures(tmp_path: Path) -> None:
+    """The loss is torch's cross-entropy with label smoothing; what is logged is −log p of the words themselves."""
+    run = _run(tmp_path, _options(label_smoothing=0.2, attention_weight=0.0))
+    run.captioner.decoder.eval()
+    features = torch.from_numpy(_split().images).float()
+    step = CrossEntropy(run, _split()).step(features, np.arange(len(CAPTIONS)), 1)
+    logits, targets = [], []
+    for grid, texts in zip(features, CAPTIONS, strict=True):
+        for text in texts:
+            indices = torch.tensor([[VOCABULARY.encode(text)]])
+            of_one, words, _ = run.captioner.decoder(grid.unsqueeze(0), indices, torch.tensor([[indices.shape[-1]]]))
+            logits.append(of_one)
+            targets.append(words)
+    every, words = torch.cat(logits), torch.cat(targets)
+    torch.testing.assert_close(step.loss, nn.functional.cross_entropy(every, words, label_smoothing=0.2))
+    assert step.nll == pytest.approx(float(nn.functional.cross_entropy(every, words).detach()), rel=1e-5)
+    assert step.tokens == len(words)
+
+
+def test_rates_rise_to_steplr_and_fall_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step's rate is torch's StepLR times a linear warm-up, for the decoder and for the encoder's blocks alike."""
+    rates: list[tuple[float, ...]] = []
+    step = torch.optim.Adam.step
+
+    def counted(self: torch.optim.Adam, *arguments: Any) -> Any:  # noqa: ANN401 - as torch has it
+        rates.append(tuple(group["lr"] for group in self.param_groups))
+        return step(self, *arguments)
+
+    monkeypatch.setattr("torch.optim.Adam.step", counted)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(CAPTIONS), 8, 8, 3), dtype=np.uint8)
+    split = EncodedSplit(images=pixels, captions=CAPTIONS)
+    options = _options(epochs=5, gamma=0.1, warm_up=3, fine_tune_blocks=1, encoder_learning_rate=0.004)
+    epochs = _learn(_run(tmp_path, options), split, split)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimiser, step_size=2, gamma=0.1)
+    expected = []
+    for _ in range(5):
+        expected += [scheduler.get_last_lr()[0]] * 2
+        optimiser.step()
+        scheduler.step()
+    expected[:3] = [0.01 / 3, 0.02 / 3, 0.01]
+    assert [rate for rate, _ in rates] == pytest.approx(expected)
+    assert [rate for _, rate in rates] == pytest.approx([0.4 * rate for rate in expected])
+    assert [epoch.learning_rate for epoch in epochs] == pytest.approx(expected[1::2])
+
+
+def test_scheduled_sampling_rises_with_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 0 in a line to the largest probability, at once without a ramp, and what is passed to the decoder is that."""
+    options = _options(scheduled_sampling=0.2, sampling_ramp=4)
+    assert [options.sampling(epoch) for epoch in range(1, 8)] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2, 0.2, 0.2])
+    assert _options(scheduled_sampling=0.2, sampling_ramp=0).sampling(1) == 0.2
+    run = _run(tmp_path, replace(options, epochs=3))
+    passed: list[float] = []
+    forward = run.captioner.decoder.forward
+
+    def listen(*tensors: Tensor, sampling: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        if run.captioner.decoder.training:
+            passed.append(sampling)
+        return forward(*tensors, sampling=sampling)
+
+    monkeypatch.setattr(run.captioner.decoder, "forward", listen)
+    _learn(run)
+    assert passed == pytest.approx([0.0, 0.0, 0.05, 0.05, 0.1, 0.1])
+
+
+def test_embeddings_are_frozen_for_as_many_epochs_as_asked(tmp_path: Path) -> None:
+    """Up to that epoch they are what they began as, while the rest learns; after it they learn; a resumed run agrees."""
+    begun = _captioner().decoder.embedding.weight.detach().clone()
+    for epochs in (2, 3):
+        run = _run(tmp_path / f"{epochs}", _options(epochs=epochs, freeze_embeddings=2))
+        _learn(run)
+        assert torch.equal(run.captioner.decoder.embedding.weight, begun) == (epochs == 2)
+        assert not torch.equal(run.captioner.decoder.readout.weight, _captioner().decoder.readout.weight)
+    _learn(_run(tmp_path / "2", _options(epochs=3, freeze_embeddings=2)), resume=True)
+    whole = _weights(tmp_path / "3" / "last.safetensors")
+    assert all(torch.equal(value, whole[name]) for name, value in _weights(tmp_path / "2" / "last.safetensors").items())
+
+
+def test_every_view_of_an_image_is_drawn_with_its_own_captions(tmp_path: Path) -> None:
+    """An epoch draws one view of each image; over epochs all are drawn about as often, and validation sees the image as it is."""
+    first = np.zeros((6, P, D), dtype=np.float16) + np.arange(6).reshape(6, 1, 1)
+    split = EncodedSplit(images=first, captions=CAPTIONS, views=[first + 10, first + 20])
+    seen: list[tuple[int, int]] = []
+
+    class _Looking:
+        def __init__(self, run: Training) -> None:
+            self.split, self._objective = split, CrossEntropy(run, split)
+
+        def step(self, encoder_out: Tensor, chosen: Any, epoch: int) -> Step:  # noqa: ANN401 - as any objective
+            values = [int(value) for value in encoder_out[:, 0, 0]]
+            assert [value % 10 for value in values] == chosen.tolist()
+            seen.extend((epoch, value) for value in values)
+            return self._objective.step(encoder_out, chosen, epoch)
+
+    run = _run(tmp_path, _options(epochs=60))
+    train(run, _Looking(run), _split(), _Silent(), resume=False)
+    assert len(set(seen)) == len(seen) == 60 * 6
+    assert {epoch: sorted(value % 10 for of, value in seen if of == epoch) for epoch in (1, 60)} == {
+        1: [*range(6)],
+        60: [*range(6)],
+    }
+    for view in range(3):
+        assert 90 <= sum(value // 10 == view for _, value in seen) <= 150
 
 
 def test_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,17 +384,30 @@ def test_a_frozen_encoder_stays_as_it_is_and_blocks_learn_when_asked(tmp_path: P
     changed = {}
     for blocks in (0, 1):
         run = _run(tmp_path / str(blocks), _options(epochs=3, fine_tune_blocks=blocks))
-        train(run, split, split, _Silent(), resume=False)
+        _learn(run, split, split)
         after = run.captioner.encoder.state_dict()
         changed[blocks] = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed[0] == set()
     assert changed[1] == {"network.second.weight", "network.second.bias"}
     parts = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
-        train(_run(parts, _options(epochs=3, fine_tune_blocks=1)), split, split, _Silent((3, 1)), resume=False)
-    train(_run(parts, _options(epochs=3, fine_tune_blocks=1)), split, split, _Silent(), resume=True)
+        _learn(_run(parts, _options(epochs=3, fine_tune_blocks=1)), split, split, listener=_Silent((3, 1)))
+    _learn(_run(parts, _options(epochs=3, fine_tune_blocks=1)), split, split, resume=True)
     whole = _weights(tmp_path / "1" / "last.safetensors")
     assert all(torch.equal(value, whole[name]) for name, value in _weights(parts / "last.safetensors").items())
+
+
+def test_batch_norm_keeps_its_statistics_while_the_encoder_learns(tmp_path: Path) -> None:
+    """Fine-tuned as a whole, an encoder learns scales and shifts; means and variances stay those of its pretraining."""
+    captioner = _captioner()
+    captioner.encoder = Encoder(nn.Sequential(nn.Conv2d(3, D, 4, stride=4), nn.BatchNorm2d(D), nn.ReLU()), D)
+    before = {name: value.clone() for name, value in captioner.encoder.state_dict().items()}
+    pixels = np.random.default_rng(0).integers(0, 256, (len(CAPTIONS), 8, 8, 3), dtype=np.uint8)
+    split = EncodedSplit(images=pixels, captions=CAPTIONS)
+    _learn(_run(tmp_path, _options(epochs=2, fine_tune_blocks=2), captioner=captioner), split, split)
+    after = captioner.encoder.state_dict()
+    changed = {name.removeprefix("network.") for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"0.weight", "0.bias", "1.weight", "1.bias"}
 
 
 def test_training_in_bfloat16_learns_too(tmp_path: Path) -> None:
@@ -338,6 +466,12 @@ def test_validation_captions_are_free_running_and_scored_by_bleu_and_cider(monke
         {"clip": -1.0},
         {"patience": -1},
         {"fine_tune_blocks": -2},
+        {"warm_up": -1},
+        {"views": 0},
+        {"label_smoothing": 1.0},
+        {"scheduled_sampling": -0.1},
+        {"sampling_ramp": -1},
+        {"weight_averaging": 1.0},
     ],
 )
 def test_impossible_options_are_refused(changes: dict[str, Any]) -> None:
@@ -379,7 +513,7 @@ def test_a_watcher_shows_epochs_and_keeps_files(tmp_path: Path, terminal: bool) 
     text = io.StringIO()
     with Watcher(tmp_path, Console(file=text, force_terminal=terminal, width=100)) as watcher:
         watcher.say("600 images [to] learn from.")
-        watcher.step(1, 1, 10, 3.0)
+        watcher.step("epoch 1", 1, 10, "loss 3.000")
         watcher.epoch(EPOCHS[:2])
         watcher.epoch(EPOCHS)
     shown = text.getvalue()
@@ -398,7 +532,7 @@ def test_a_quiet_watcher_shows_nothing_and_writes_all(tmp_path: Path) -> None:
     text = io.StringIO()
     with Watcher(tmp_path, Console(file=text, force_terminal=True), quiet=True) as watcher:
         watcher.say("hello")
-        watcher.step(1, 1, 1, 0.0)
+        watcher.step("epoch 1", 1, 1, "loss 0.000")
         watcher.epoch(EPOCHS)
     assert text.getvalue() == ""
     assert (tmp_path / "curves.png").exists()
@@ -408,9 +542,9 @@ def test_a_watcher_speaks_now_and_then_in_a_log(tmp_path: Path, monkeypatch: pyt
     """Without a terminal, long epochs report their steps every half minute, not every step."""
     text = io.StringIO()
     with Watcher(tmp_path, Console(file=text)) as watcher:
-        watcher.step(1, 1, 100, 3.0)
+        watcher.step("epoch 1", 1, 100, "loss 3.000")
         monkeypatch.setattr("jobs.training.curves._SECONDS_BETWEEN_LINES", 0.0)
-        watcher.step(1, 2, 100, 2.9)
+        watcher.step("epoch 1", 2, 100, "loss 2.900")
     assert "step 1 of" not in text.getvalue()
     assert "epoch 1: step 2 of 100, loss 2.900" in text.getvalue()
 

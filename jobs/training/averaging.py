@@ -1,17 +1,22 @@
-"""A running average of weights, which validates better than the weights that training leaves.
+"""Averages of weights, which validate better than the weights that training leaves.
 
-In: a network while it learns. Out: the same network with averaged weights, for as long as it is validated and stored. Apart,
-because the loop need not know how the average is kept.
+In: a network while it learns, or checkpoints of one network. Out: the same network with averaged weights. Apart, because the loop
+need not know how an average is kept.
 
 Source:
-    Polyak and Juditsky 1992; the warm-up of the decay is TensorFlow's ExponentialMovingAverage.
+    Polyak and Juditsky 1992; the warm-up of the decay is TensorFlow's ExponentialMovingAverage. Wortsman et al. 2022 (averages of
+    checkpoints that began alike).
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from capt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from capt.errors import InputError
 
 
 class WeightAverage:
@@ -51,3 +56,56 @@ class WeightAverage:
             kept = parameter.clone()
             parameter.copy_(average)
             average.copy_(kept)
+
+
+def average_checkpoints(paths: Sequence[Path], output: Path) -> None:
+    """Write the mean of several checkpoints as a checkpoint.
+
+    Args:
+        paths: Two or more, of the same network with the same words; they should have begun from the same weights.
+        output: The file to write. Its card names what was averaged.
+
+    Raises:
+        InputError: If there are fewer than two, or they are of different networks.
+        CheckpointError: If one cannot be read.
+        OutputError: If the file cannot be written.
+    """
+    if len(paths) < 2:  # noqa: PLR2004 - an average
+        message = "One checkpoint is its own average; name two or more."
+        raise InputError(message)
+    first = load_checkpoint(paths[0])
+    mean = {name: value.double() for name, value in first.captioner.state_dict().items()}
+    averaged = [_named(first)]
+    for path in paths[1:]:
+        other = load_checkpoint(path)
+        _check_alike(first, other)
+        averaged.append(_named(other))
+        for name, value in other.captioner.state_dict().items():
+            mean[name] += value
+    first.captioner.load_state_dict({name: value / len(paths) for name, value in mean.items()})
+    save_checkpoint(
+        output,
+        captioner=first.captioner,
+        vocabulary=first.vocabulary,
+        preprocessing=first.preprocessing,
+        card={"averaged": averaged},
+    )
+
+
+def _named(checkpoint: Checkpoint) -> dict[str, object]:
+    return {"file": checkpoint.path.name, "sha256": checkpoint.sha256, "card": dict(checkpoint.card)}
+
+
+def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
+    differing = [
+        what
+        for what, alike in (
+            ("network", first.captioner.config == other.captioner.config),
+            ("words", first.vocabulary == other.vocabulary),
+            ("preprocessing", first.preprocessing == other.preprocessing),
+        )
+        if not alike
+    ]
+    if differing:
+        message = f"{other.path} has not the {' and '.join(differing)} of {first.path}; average checkpoints of the same network."
+        raise InputError(message)

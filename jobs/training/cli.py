@@ -38,6 +38,27 @@ def train(
     limit: Annotated[
         int, typer.Option(min=0, help="Only this many images of each split; 0 takes all.", rich_help_panel="Input")
     ] = 0,
+    text: Annotated[
+        Path | None, typer.Option(help="Captions without images that the decoder reads first.", rich_help_panel="Text first")
+    ] = None,
+    text_images: Annotated[
+        Path | None, typer.Option(help="Only the text of the images in this list.", rich_help_panel="Text first")
+    ] = None,
+    text_exclude: Annotated[
+        Path | None,
+        typer.Option(
+            help="Not the text of these images: a list, or captions; images to choose by are always left out.",
+            rich_help_panel="Text first",
+        ),
+    ] = None,
+    text_epochs: Annotated[int, typer.Option(help="How often it is read.", rich_help_panel="Text first")] = 3,
+    text_batch_size: Annotated[int, typer.Option(help="Captions a step.", rich_help_panel="Text first")] = 256,
+    text_learning_rate: Annotated[
+        float, typer.Option(help="Of Adam; falls to 0 in a line.", rich_help_panel="Text first")
+    ] = 2e-3,
+    text_softmax: Annotated[
+        int, typer.Option(help="Words drawn beside a step's own to compare with; 0 compares all.", rich_help_panel="Text first")
+    ] = 1024,
     encoder: Annotated[
         str, typer.Option(help="resnet50, efficientnet_lite0, efficientnet_lite2 or timm:NAME.", rich_help_panel="Model")
     ] = "resnet50",
@@ -51,24 +72,58 @@ def train(
     word_vectors: Annotated[
         Path | None, typer.Option(help="word2vec file to begin the embeddings with.", rich_help_panel="Model")
     ] = None,
-    start_from: Annotated[Path | None, typer.Option(help="Checkpoint to go on from.", rich_help_panel="Model")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Checkpoint to go on from: its network and words are taken.", rich_help_panel="Model")
+    ] = None,
     min_frequency: Annotated[
         int, typer.Option(min=1, help="How often a word must occur to be known.", rich_help_panel="Model")
     ] = 5,
     embed_dim: Annotated[int, typer.Option(min=1, help="Dimension of word embeddings.", rich_help_panel="Model")] = 300,
     decoder_dim: Annotated[int, typer.Option(min=1, help="Dimension of the LSTM's state.", rich_help_panel="Model")] = 512,
     attention_dim: Annotated[int, typer.Option(min=1, help="Dimension of the attention.", rich_help_panel="Model")] = 512,
-    dropout: Annotated[float, typer.Option(min=0.0, max=0.95, help="Share of units dropped.", rich_help_panel="Model")] = 0.5,
+    dropout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=0.95, help="Share of units dropped; by default 0.5, or --start-from's.", rich_help_panel="Model"
+        ),
+    ] = None,
+    embedding_dropout: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=0.95, help="Share of a read word's embedding dropped; by default 0.", rich_help_panel="Model"),
+    ] = None,
     tie_embeddings: Annotated[bool, typer.Option(help="Output layer shares the embeddings.", rich_help_panel="Model")] = True,
     epochs: Annotated[int, typer.Option(help="How many, at most.", rich_help_panel="Training")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Images a step, each with all its captions.", rich_help_panel="Training")] = 12,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam.", rich_help_panel="Training")] = 1e-3,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images a step; by default 12, with --self-critical 32.", rich_help_panel="Training"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam; by default 1e-3, with --self-critical 5e-5.", rich_help_panel="Training")
+    ] = None,
+    warm_up: Annotated[int, typer.Option(help="Steps in which the rates rise from 0.", rich_help_panel="Training")] = 0,
     step_size: Annotated[int, typer.Option(help="StepLR: epochs between falls of the rate.", rich_help_panel="Training")] = 3,
-    gamma: Annotated[float, typer.Option(help="StepLR: factor of a fall.", rich_help_panel="Training")] = 0.5,
+    gamma: Annotated[
+        float | None,
+        typer.Option(help="StepLR: factor of a fall; by default 0.5, with --self-critical 1.", rich_help_panel="Training"),
+    ] = None,
     clip: Annotated[float, typer.Option(help="Largest gradient norm; 0 does not clip.", rich_help_panel="Training")] = 5.0,
     attention_weight: Annotated[
         float, typer.Option(help="Weight of the doubly stochastic regulariser.", rich_help_panel="Training")
     ] = 1.0,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of the target that all words divide; 0.1 is usual.", rich_help_panel="Training")
+    ] = 0.0,
+    scheduled_sampling: Annotated[
+        float, typer.Option(help="Share of words read from the decoder's own; 0.25 is usual.", rich_help_panel="Training")
+    ] = 0.0,
+    sampling_ramp: Annotated[int, typer.Option(help="Epochs in which that share rises from 0.", rich_help_panel="Training")] = 5,
+    freeze_embeddings: Annotated[
+        int, typer.Option(help="Epochs in which word embeddings stay as they began.", rich_help_panel="Training")
+    ] = 0,
+    views: Annotated[
+        int,
+        typer.Option(help="Looks at an image: 1 as it is, 2 also mirrored, more also crops.", rich_help_panel="Training"),
+    ] = 1,
     fine_tune_blocks: Annotated[
         int, typer.Option(help="Encoder's last blocks that learn too; 0 freezes it.", rich_help_panel="Training")
     ] = 0,
@@ -86,6 +141,16 @@ def train(
         int, typer.Option(help="Words of a training caption that are read.", rich_help_panel="Training")
     ] = 50,
     seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel="Training")] = 1,
+    self_critical: Annotated[
+        bool,
+        typer.Option(
+            "--self-critical", help="Train on CIDEr, from the checkpoint --start-from.", rich_help_panel="Self-critical"
+        ),
+    ] = False,
+    samples: Annotated[int, typer.Option(help="Captions drawn for an image.", rich_help_panel="Self-critical")] = 5,
+    bleu_weight: Annotated[
+        float, typer.Option(help="Weight of BLEU-4 (0 to 1) beside CIDEr (0 to 10).", rich_help_panel="Self-critical")
+    ] = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel="Machine")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.", rich_help_panel="Machine")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.", rich_help_panel="Machine")] = 2,
@@ -102,9 +167,13 @@ def train(
     from capt.encoder import EncoderConfig, Layer
     from jobs.training.curves import Watcher
     from jobs.training.features import default_cache_folder
-    from jobs.training.options import Selection, TrainingOptions
+    from jobs.training.options import Selection, TextOptions, stage_options
+    from jobs.training.texts import TextPlan
     from jobs.training.train import DataPlan, Machine, NetworkPlan, TrainingPlan, run_training
 
+    if text is None and (text_images or text_exclude):
+        message = "--text-images and --text-exclude choose from --text; name the file of captions with it."
+        raise InputError(message)
     chosen = choose_device(device)
     plan = TrainingPlan(
         data=DataPlan(
@@ -127,15 +196,23 @@ def train(
             attention_dim=attention_dim,
             dropout=dropout,
             tie_embeddings=tie_embeddings,
+            embedding_dropout=embedding_dropout,
         ),
-        options=TrainingOptions(
+        options=stage_options(
+            self_critical=self_critical,
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            warm_up=warm_up,
             step_size=step_size,
             gamma=gamma,
             clip=clip,
             attention_weight=attention_weight,
+            label_smoothing=label_smoothing,
+            scheduled_sampling=scheduled_sampling,
+            sampling_ramp=sampling_ramp,
+            freeze_embeddings=freeze_embeddings,
+            views=views,
             fine_tune_blocks=fine_tune_blocks,
             encoder_learning_rate=encoder_learning_rate,
             patience=patience,
@@ -143,6 +220,8 @@ def train(
             select=_one_of(Selection, select, "--select"),
             max_caption_length=max_caption_length,
             seed=seed,
+            samples=samples,
+            bleu_weight=bleu_weight,
         ),
         machine=Machine(
             device=str(chosen),
@@ -151,6 +230,10 @@ def train(
             feature_cache=feature_cache or default_cache_folder(),
         ),
         output=output,
+        text=TextPlan(source=text, images=text_images, exclude=text_exclude) if text else None,
+        text_options=TextOptions(
+            epochs=text_epochs, batch_size=text_batch_size, learning_rate=text_learning_rate, softmax=text_softmax
+        ),
         resume=resume,
         command=shlex.join(["capt-batch", *sys.argv[1:]]),
     )
@@ -184,15 +267,27 @@ def vectors(
 ) -> None:
     """Train word2vec vectors on captions, for `train --word-vectors`."""
     from capt.references import read_references
-    from jobs.training.vectors import VectorOptions, read_ids, train_vectors
+    from jobs.training.texts import read_ids
+    from jobs.training.vectors import VectorOptions, train_vectors
 
     options = VectorOptions(dimension=dimension, window=window, epochs=epochs, min_frequency=min_frequency, seed=seed)
-    read = read_references(references, split=split, images=images).captions
-    unwanted = read_ids(exclude) if exclude else frozenset()
-    captions = [text for image_id, texts in read.items() if image_id not in unwanted for text in texts]
-    left_out = len(read.keys() & unwanted)
+    read = read_references(references, split=split, images=images)
+    unwanted = set(read.resolve(read_ids(exclude)).values()) if exclude else set()
+    captions = [text for image_id, texts in read.captions.items() if image_id not in unwanted for text in texts]
     count = train_vectors(captions, output, options)
-    typer.echo(f"{count:,} words from {len(captions):,} captions ({left_out:,} images left out): {output}", err=True)
+    typer.echo(f"{count:,} words from {len(captions):,} captions ({len(unwanted):,} images left out): {output}", err=True)
+
+
+def average(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Two or more checkpoints of the same network.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.", rich_help_panel="Output")],
+) -> None:
+    """Average the weights of checkpoints that began from the same one."""
+    from jobs.training.averaging import average_checkpoints
+
+    average_checkpoints(checkpoints, output)
+    typer.echo(f"The mean of {len(checkpoints)} checkpoints: {output}", err=True)
 
 
 def _one_of(choices: type[Choice], value: str, option: str) -> Choice:

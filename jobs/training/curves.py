@@ -15,10 +15,22 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from jobs.training.cross_entropy import Epoch
+from jobs.training.loop import Epoch
 
 _SECONDS_BETWEEN_LINES = 30.0
-_COLUMNS = ("epoch", "train loss", "perplexity", "BLEU-4", "CIDEr", "rate", "time", "")
+
+
+def columns(epoch: Epoch) -> tuple[str, ...]:
+    """Name the cells of an epoch's line.
+
+    Args:
+        epoch: The epoch; one of self-critical training has a reward instead of a loss.
+
+    Returns:
+        The heading of each.
+    """
+    learned = "train loss" if epoch.reward is None else "reward"
+    return ("epoch", learned, "perplexity", "BLEU-4", "CIDEr", "rate", "time", "")
 
 
 def epoch_row(epoch: Epoch) -> tuple[str, ...]:
@@ -32,7 +44,7 @@ def epoch_row(epoch: Epoch) -> tuple[str, ...]:
     """
     return (
         str(epoch.epoch),
-        f"{epoch.train_loss:.3f}",
+        f"{epoch.train_loss if epoch.reward is None else epoch.reward:.3f}",
         f"{epoch.perplexity:.2f}",
         f"{100 * epoch.bleu_4:.1f}",
         f"{100 * epoch.cider:.1f}",
@@ -46,7 +58,7 @@ def epoch_table(epochs: Sequence[Epoch]) -> Table:
     """Show all epochs so far.
 
     Args:
-        epochs: In order.
+        epochs: In order, at least one.
 
     Returns:
         A table fit for 80 columns.
@@ -54,7 +66,7 @@ def epoch_table(epochs: Sequence[Epoch]) -> Table:
     table = Table(
         box=None, pad_edge=False, caption="validation; BLEU-4 and CIDEr ×100, on training tokens", caption_justify="left"
     )
-    for name in _COLUMNS:
+    for name in columns(epochs[0]):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for epoch in epochs:
         table.add_row(*epoch_row(epoch))
@@ -108,16 +120,16 @@ class Watcher:
         if not self._quiet:
             self._console.print(Text(sentence))
 
-    def step(self, epoch: int, done: int, steps: int, loss: float) -> None:
-        """Show how far the epoch is.
+    def step(self, what: str, done: int, steps: int, figure: str) -> None:
+        """Show how far something is.
 
         Args:
-            epoch: Its number.
+            what: Such as an epoch.
             done: Steps done.
-            steps: Steps of an epoch.
-            loss: Mean so far, nats per token.
+            steps: Steps in all.
+            figure: What came of it so far.
         """
-        self._status = f"epoch {epoch}: step {done:,} of {steps:,}, loss {loss:.3f}"
+        self._status = f"{what}: step {done:,} of {steps:,}, {figure}"
         if self._live is None and time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES:
             self._spoke = time.monotonic()
             self.say(self._status)
@@ -131,7 +143,7 @@ class Watcher:
         self._epochs, self._status = tuple(epochs), ""
         if self._live is None and not self._quiet:
             if not self._shown:
-                self._console.print(Text(_line(_COLUMNS)))
+                self._console.print(Text(_line(columns(epochs[0]))))
             for epoch in epochs[self._shown :]:
                 self._console.print(Text(_line(epoch_row(epoch))))
                 self._console.print(Text(f"      “{epoch.example}”"))
@@ -149,8 +161,9 @@ class Watcher:
             self._recording, self._writer = True, _tensorboard(self._output)
         if self._writer is None:
             return
-        for name in ("train_loss", "perplexity", "bleu_4", "cider", "learning_rate", "seconds"):
-            self._writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
+        for name in ("train_loss", "reward", "perplexity", "bleu_4", "cider", "learning_rate", "seconds"):
+            if getattr(epoch, name) is not None:
+                self._writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
         self._writer.flush()
 
 
@@ -180,8 +193,11 @@ def draw_curves(epochs: Sequence[Epoch], path: Path) -> None:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
+    rewards = [epoch.reward for epoch in epochs if epoch.reward is not None]
     panels = (
-        ("training loss (nats per token)", [("train", [epoch.train_loss for epoch in epochs])]),
+        ("reward of captions drawn", [("train", rewards)])
+        if rewards
+        else ("training loss (nats per token)", [("train", [epoch.train_loss for epoch in epochs])]),
         ("validation perplexity", [("validation", [epoch.perplexity for epoch in epochs])]),
         (
             "validation scores ×100",

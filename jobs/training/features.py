@@ -18,16 +18,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from capt.checkpoint import write_whole
 from capt.errors import ImageError, InputError, OutputError
+from capt.files import write_whole
 from capt.images import Preprocessing, open_image, to_array
 from capt.model import Captioner
 from jobs.training.dataset import CaptionedImages
+from jobs.training.views import view
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 BATCH_SIZE = 32
 
 Progress = Callable[[int, int], None]
+_Prepared = Callable[[int], Iterator[NDArray[np.uint8]]]
 
 
 def default_cache_folder() -> Path:
@@ -43,6 +45,7 @@ def cached_features(  # noqa: PLR0913 - what is encoded, with what, where to, an
     *,
     workers: int,
     progress: Progress,
+    look: int = 0,
 ) -> NDArray[np.float16]:
     """Encode every image, or find that this was done before.
 
@@ -55,6 +58,7 @@ def cached_features(  # noqa: PLR0913 - what is encoded, with what, where to, an
         folder: Where caches are kept; each is a folder named by encoder, weights, preprocessing, precision and data.
         workers: Threads that decode images.
         progress: Told how many images are done, of how many.
+        look: Which view of each image, as `jobs.training.views` numbers them.
 
     Returns:
         `(N, P, D)` float16, memory-mapped, read-only.
@@ -79,13 +83,14 @@ def cached_features(  # noqa: PLR0913 - what is encoded, with what, where to, an
         captioner.config.encoder.to_dict(),
         str(captioner.precision),
         _weights_digest(captioner),
+        *_named(look),
     )
     array = _Array(folder / key, (len(dataset), cells, channels), np.dtype(np.float16))
-    return array.fill(dataset, preprocessing, encode, workers=workers, progress=progress)
+    return array.fill(_prepared(dataset, preprocessing, look, workers), encode, progress)
 
 
-def cached_pixels(
-    dataset: CaptionedImages, preprocessing: Preprocessing, folder: Path, *, workers: int, progress: Progress
+def cached_pixels(  # noqa: PLR0913 - what is prepared, where to, and how
+    dataset: CaptionedImages, preprocessing: Preprocessing, folder: Path, *, workers: int, progress: Progress, look: int = 0
 ) -> NDArray[np.uint8]:
     """Decode and resize every image once, for training that changes the encoder.
 
@@ -95,6 +100,7 @@ def cached_pixels(
         folder: Where caches are kept.
         workers: Threads that decode images.
         progress: Told how many images are done, of how many.
+        look: Which view of each image.
 
     Returns:
         `(N, S, S, 3)` uint8, memory-mapped, read-only.
@@ -104,11 +110,15 @@ def cached_pixels(
         OutputError: If the cache cannot be written.
     """
     array = _Array(
-        folder / _key("pixels", dataset, preprocessing),
+        folder / _key("pixels", dataset, preprocessing, *_named(look)),
         (len(dataset), preprocessing.size, preprocessing.size, 3),
         np.dtype(np.uint8),
     )
-    return array.fill(dataset, preprocessing, lambda batch: batch, workers=workers, progress=progress)
+    return array.fill(_prepared(dataset, preprocessing, look, workers), lambda batch: batch, progress)
+
+
+def _named(look: int) -> list[str]:
+    return [f"view {look}"] if look else []
 
 
 def _key(kind: str, dataset: CaptionedImages, preprocessing: Preprocessing, *more: object) -> str:
@@ -133,26 +143,21 @@ class _Array:
         self._data, self._done_file = folder / "rows.bin", folder / "done.json"
 
     def fill(
-        self,
-        dataset: CaptionedImages,
-        preprocessing: Preprocessing,
-        compute: Callable[[NDArray[np.uint8]], NDArray[np.generic]],
-        *,
-        workers: int,
-        progress: Progress,
+        self, prepared: _Prepared, compute: Callable[[NDArray[np.uint8]], NDArray[np.generic]], progress: Progress
     ) -> NDArray:  # type: ignore[type-arg] # float16 or uint8, as the caller asked
+        total = self._shape[0]
         try:
             with self._locked():
                 done = self._done()
-                if done < len(dataset):
+                if done < total:
                     self._allocate()
                     rows = np.memmap(self._data, self._dtype, mode="r+", shape=self._shape)
-                    for batch in _batches(dataset, done, preprocessing, workers):
+                    for batch in prepared(done):
                         rows[done : done + len(batch)] = compute(batch)
                         rows.flush()
                         done += len(batch)
                         write_whole(self._done_file, json.dumps({"rows": done}).encode())
-                        progress(done, len(dataset))
+                        progress(done, total)
         except OSError as error:
             advice = "choose another with --feature-cache or make room"
             message = f"The feature cache {self._folder} cannot be written ({error.strerror or error}); {advice}."
@@ -183,16 +188,21 @@ class _Array:
             os.posix_fallocate(file.fileno(), 0, self._bytes())
 
 
-def _batches(dataset: CaptionedImages, start: int, preprocessing: Preprocessing, workers: int) -> Iterator[NDArray[np.uint8]]:
+def _prepared(dataset: CaptionedImages, preprocessing: Preprocessing, look: int, workers: int) -> _Prepared:
+    """Give what opens and resizes the images, batch by batch, from one on."""
+
     def prepare(item: tuple[str, Path | bytes]) -> NDArray[np.uint8]:
         image_id, source = item
         try:
-            return to_array(open_image(source), preprocessing)
+            return to_array(view(open_image(source), look, image_id), preprocessing)
         except ImageError as error:
             message = f"The training image {image_id} cannot be used ({error}); mend it or leave it out."
             raise InputError(message) from error
 
-    items = zip(dataset.image_ids[start:], dataset.read(start), strict=True)
-    with ThreadPoolExecutor(workers) as pool:
-        while batch := list(pool.map(prepare, islice(items, BATCH_SIZE))):
-            yield np.stack(batch)
+    def batches(start: int) -> Iterator[NDArray[np.uint8]]:
+        items = zip(dataset.image_ids[start:], dataset.read(start), strict=True)
+        with ThreadPoolExecutor(workers) as pool:
+            while batch := list(pool.map(prepare, islice(items, BATCH_SIZE))):
+                yield np.stack(batch)
+
+    return batches

@@ -1,6 +1,6 @@
-"""The state of a training run between two epochs: weights, Adam's moments, schedule and log, as one safetensors file.
+"""The state of training between two epochs: weights, Adam's moments and the log, as one safetensors file.
 
-In and out: a captioner, an optimiser and a schedule. Apart from checkpoints, because it is float32, larger, and of use only to
+In and out: a captioner and an optimiser. Apart from checkpoints, because it is float32, larger, and of use only to
 the run that wrote it.
 """
 
@@ -15,12 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from capt.checkpoint import write_whole
 from capt.errors import CheckpointError, InputError
+from capt.files import write_whole
 from capt.model import Captioner
 from jobs.training.averaging import WeightAverage
-
-_NAME = "state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +27,20 @@ class State:
 
     Args:
         captioner: Its weights.
-        optimiser: Its moments, step counts and learning rates.
-        scheduler: Its position.
+        optimiser: Its moments and step counts; learning rates follow from the epoch and the step.
         average: The running average of the weights that learn.
     """
 
     captioner: Captioner
     optimiser: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.StepLR
     average: WeightAverage
 
 
-def save_state(folder: Path, state: State, *, fingerprint: str, epochs: Sequence[Mapping[str, Any]]) -> None:
+def save_state(path: Path, state: State, *, fingerprint: str, epochs: Sequence[Mapping[str, Any]]) -> None:
     """Write the state; the file appears whole or not at all.
 
     Args:
-        folder: The run's.
+        path: The file, in the run's folder.
         state: Is kept in full precision.
         fingerprint: What must be the same for the run to go on.
         epochs: The log so far.
@@ -60,20 +56,16 @@ def save_state(folder: Path, state: State, *, fingerprint: str, epochs: Sequence
     metadata = {
         "fingerprint": fingerprint,
         "epochs": json.dumps(list(epochs)),
-        "scheduler": json.dumps(state.scheduler.state_dict()),
-        "rates": json.dumps([group["lr"] for group in state.optimiser.param_groups]),
         "averaged_steps": str(state.average.steps),
     }
-    write_whole(
-        folder / _NAME, save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata)
-    )
+    write_whole(path, save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata))
 
 
-def load_state(folder: Path, state: State, *, fingerprint: str) -> list[dict[str, Any]]:
+def load_state(path: Path, state: State, *, fingerprint: str) -> list[dict[str, Any]]:
     """Take up the state that a run left.
 
     Args:
-        folder: The run's.
+        path: The file, in the run's folder.
         state: Gets what was stored.
         fingerprint: What this run is.
 
@@ -84,7 +76,6 @@ def load_state(folder: Path, state: State, *, fingerprint: str) -> list[dict[str
         InputError: If the state belongs to a run with other choices.
         CheckpointError: If the file is damaged.
     """
-    path = folder / _NAME
     if not path.is_file():
         return []
     try:
@@ -92,12 +83,11 @@ def load_state(folder: Path, state: State, *, fingerprint: str) -> list[dict[str
             metadata = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         if metadata["fingerprint"] != fingerprint:
-            message = f"{folder} holds a run with other data or options; give the same ones to resume it, or another --output."
+            message = (
+                f"{path.parent} holds a run with other data or options; give the same ones to resume it, or another --output."
+            )
             raise InputError(message)
         _fill(state, tensors)
-        state.scheduler.load_state_dict(json.loads(metadata["scheduler"]))
-        for group, rate in zip(state.optimiser.param_groups, json.loads(metadata["rates"]), strict=True):
-            group["lr"] = rate
         state.average.steps = int(metadata["averaged_steps"])
         epochs: list[dict[str, Any]] = json.loads(metadata["epochs"])
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""The training job as one readable function: data, vocabulary, encoder, word vectors, features, loop.
+"""The training job as one readable function: data, vocabulary, encoder, word vectors, features, text, loop.
 
 In: a `TrainingPlan`. Out: a folder with checkpoints, log and curves. Apart from the loop, because finding everything is one
 subject and learning is another.
@@ -9,13 +9,14 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from capt.checkpoint import load_checkpoint
 from capt.encoder import EncoderConfig, encoder_preprocessing, pretrained_encoder
@@ -24,10 +25,15 @@ from capt.images import Preprocessing
 from capt.model import Captioner, ModelConfig, Precision
 from capt.vocabulary import Vocabulary
 from capt.word_vectors import load_word_vectors
-from jobs.training.cross_entropy import EncodedSplit, Epoch, Listener, Training, train
+from jobs.training import language_model, loop
+from jobs.training.cross_entropy import CrossEntropy
 from jobs.training.dataset import CaptionedImages, dataset_splits, read_dataset
 from jobs.training.features import cached_features, cached_pixels, default_cache_folder
-from jobs.training.options import TrainingOptions
+from jobs.training.language_model import Reading, learn_language, text_facts
+from jobs.training.loop import EncodedSplit, Epoch, Listener, Training, train
+from jobs.training.options import TextOptions, TrainingOptions
+from jobs.training.self_critical import SelfCritical
+from jobs.training.texts import TextPlan, Texts, read_texts
 
 VALIDATION_SPLITS = ("val", "dev", "validation")
 Say = Callable[[str], None]
@@ -65,12 +71,13 @@ class NetworkPlan:
         encoder: Which encoder.
         weights: File of its ImageNet weights; None looks in the usual places.
         word_vectors: File of word vectors for the embeddings; None draws them at random.
-        start_from: A checkpoint to go on from; its encoder, sizes and vocabulary are taken.
+        start_from: A checkpoint to go on from; its encoder, sizes and vocabulary are taken, and the dropouts that are None here.
         min_frequency: How often a word must occur to be in the vocabulary.
         embed_dim: E.
         decoder_dim: H.
         attention_dim: A.
-        dropout: Share of units dropped.
+        dropout: Share of units dropped; None is 0.5.
+        embedding_dropout: Share of a read word's embedding dropped; None is 0.
         tie_embeddings: Whether the output layer uses the embeddings.
     """
 
@@ -82,8 +89,14 @@ class NetworkPlan:
     embed_dim: int = 300
     decoder_dim: int = 512
     attention_dim: int = 512
-    dropout: float = 0.5
+    dropout: float | None = None
+    embedding_dropout: float | None = None
     tie_embeddings: bool = True
+
+    def dropouts(self) -> dict[str, float]:
+        """Name the shares that were chosen."""
+        shares = {"dropout": self.dropout, "embedding_dropout": self.embedding_dropout}
+        return {name: share for name, share in shares.items() if share is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +126,9 @@ class TrainingPlan:
         options: How.
         machine: Where.
         output: Folder of the run.
-        resume: Whether to go on with what is in it.
+        text: Captions without images that the decoder reads first; None for none.
+        text_options: How it reads them.
+        resume: Whether to go on with what is in the folder.
         command: The command line, for the model card.
     """
 
@@ -122,6 +137,8 @@ class TrainingPlan:
     options: TrainingOptions
     machine: Machine
     output: Path
+    text: TextPlan | None = None
+    text_options: TextOptions = field(default_factory=TextOptions)
     resume: bool = False
     command: str = ""
 
@@ -140,12 +157,15 @@ def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch
     Raises:
         CaptError: If anything that was given cannot be used.
     """
+    _check_plan(plan)
     _check_output(plan)
     learning, validating, split = _read_data(plan.data)
+    texts = _read_texts(plan.text, learning, validating, say)  # before the limit: no image to choose by is ever read of
+    if plan.data.limit:
+        learning, validating = learning.subset(plan.data.limit), validating.subset(plan.data.limit)
     say(f"{len(learning):,} images to learn from, {len(validating):,} to choose by ({split}).")
-    captioner, vocabulary, preprocessing, facts = _build(plan, learning, say)
+    captioner, vocabulary, preprocessing, facts = _build(plan, learning, texts, say)
     captioner.to(plan.machine.device).set_precision(plan.machine.precision)
-    encoded = [_encode(plan, part, captioner, preprocessing, say) for part in (learning, validating)]
     run = Training(
         captioner=captioner,
         vocabulary=vocabulary,
@@ -153,18 +173,36 @@ def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch
         options=plan.options,
         output=plan.output,
         card=_card(plan, learning, validating, split, facts),
-        fingerprint=_fingerprint(plan, learning, validating),
+        fingerprint=_fingerprint(plan, learning, validating, texts),
     )
+    learned_from = _encode(run, plan, learning, say, views=plan.options.views)
+    validated_on = _encode(run, plan, validating, say)
     with at_work():
-        epochs = train(run, encoded[0], encoded[1], listener, resume=plan.resume)
+        if texts:
+            validation = [text for captions in validating.captions for text in captions]
+            reading = Reading(captions=texts.captions, validation=validation, options=plan.text_options)
+            run = _read_first(run, reading, listener, say, resume=plan.resume)
+        objective = SelfCritical(run, learned_from) if plan.options.self_critical else CrossEntropy(run, learned_from)
+        epochs = train(run, objective, validated_on, listener, resume=plan.resume)
     best = max((epoch for epoch in epochs if epoch.best), key=lambda epoch: epoch.epoch)
     say(f"Best epoch {best.epoch}: perplexity {best.perplexity:.2f}; it is {plan.output / 'best.safetensors'}.")
     return epochs
 
 
+def _check_plan(plan: TrainingPlan) -> None:
+    """Refuse choices that do not go together."""
+    if plan.options.self_critical and plan.network.start_from is None:
+        message = "--self-critical goes on from a checkpoint that was trained by cross-entropy; name it with --start-from."
+        raise InputError(message)
+    if plan.text and plan.network.start_from is not None:
+        message = "--text is for a decoder that has learned nothing yet; leave out --text or --start-from."
+        raise InputError(message)
+
+
 def _check_output(plan: TrainingPlan) -> None:
     try:
-        held = [name for name in ("state.safetensors", "best.safetensors", "last.safetensors") if (plan.output / name).exists()]
+        names = (loop.STATE, "best.safetensors", "last.safetensors", language_model.STATE, language_model.RESULT)
+        held = [name for name in names if (plan.output / name).exists()]
         plan.output.mkdir(parents=True, exist_ok=True)
         probe = plan.output / ".probe.tmp"
         probe.touch()
@@ -192,23 +230,39 @@ def _read_data(data: DataPlan) -> tuple[CaptionedImages, CaptionedImages, str]:
             f"{len(both)} images are in both the training and the validation split, such as {min(both)}; make them disjoint."
         )
         raise InputError(message)
-    if data.limit:
-        learning, validating = learning.subset(data.limit), validating.subset(data.limit)
     return learning, validating, split
 
 
+def _read_texts(plan: TextPlan | None, learning: CaptionedImages, validating: CaptionedImages, say: Say) -> Texts | None:
+    if plan is None:
+        return None
+    texts = read_texts(plan, learning, validating)
+    left_out = f"{texts.excluded:,} images left out, and {texts.held_back:,} because they are those to choose by"
+    say(f"{len(texts.captions):,} captions to read first ({left_out}).")
+    return texts
+
+
+def _read_first(run: Training, reading: Reading, listener: Listener, say: Say, *, resume: bool) -> Training:
+    """Let the decoder learn the language; gives the run with what its card should know of it."""
+    epochs = learn_language(run, reading, listener, resume=resume)
+    say(f"The text was read {len(epochs)} times: perplexity {epochs[-1].perplexity:.2f} without images.")
+    return replace(run, card={**run.card, "text": text_facts(epochs, reading)})
+
+
 def _build(
-    plan: TrainingPlan, learning: CaptionedImages, say: Say
+    plan: TrainingPlan, learning: CaptionedImages, texts: Texts | None, say: Say
 ) -> tuple[Captioner, Vocabulary, Preprocessing, dict[str, Any]]:
     """Make the captioner that training starts from, and tell what the model card should know of it."""
     network = plan.network
     torch.manual_seed(plan.options.seed)
     if network.start_from is not None:
         checkpoint = load_checkpoint(network.start_from)
+        checkpoint.captioner.set_dropout(**network.dropouts())
         say(f"Going on from {network.start_from}.")
         facts = {"started_from": {"sha256": checkpoint.sha256, "card": dict(checkpoint.card)}}
         return checkpoint.captioner, checkpoint.vocabulary, checkpoint.preprocessing, facts
-    vocabulary = Vocabulary.build((text for texts in learning.captions for text in texts), min_frequency=network.min_frequency)
+    captions = texts.captions if texts else (text for captions in learning.captions for text in captions)
+    vocabulary = Vocabulary.build(captions, min_frequency=network.min_frequency)
     say(f"{len(vocabulary):,} words occur at least {network.min_frequency} times.")
     preprocessing = encoder_preprocessing(network.encoder)
     encoder = pretrained_encoder(network.encoder, network.weights)
@@ -219,8 +273,8 @@ def _build(
         embed_dim=network.embed_dim,
         decoder_dim=network.decoder_dim,
         attention_dim=network.attention_dim,
-        dropout=network.dropout,
         tie_embeddings=network.tie_embeddings,
+        **network.dropouts(),
     )
     captioner = Captioner(config, encoder, preprocessing)
     facts = _embed(captioner, vocabulary, network.word_vectors, plan.options.seed, say)
@@ -239,28 +293,28 @@ def _embed(captioner: Captioner, vocabulary: Vocabulary, path: Path | None, seed
     return {"word_vectors": {"file": path.name, "found": vectors.found, "wanted": vectors.wanted}}
 
 
-def _encode(
-    plan: TrainingPlan, dataset: CaptionedImages, captioner: Captioner, preprocessing: Preprocessing, say: Say
-) -> EncodedSplit:
-    spoke = [time.monotonic()]
+def _encode(run: Training, plan: TrainingPlan, dataset: CaptionedImages, say: Say, *, views: int = 1) -> EncodedSplit:
+    """Encode the images of a split, or prepare their pixels where the encoder learns, in each view."""
+    spoke, folder, workers = [time.monotonic()], plan.machine.feature_cache, plan.machine.workers
 
     def progress(done: int, total: int) -> None:
         if done == total or time.monotonic() - spoke[0] > _SECONDS_BETWEEN_LINES:
             spoke[0] = time.monotonic()
             say(f"{done:,} of {total:,} images {'prepared' if plan.options.fine_tune_blocks else 'encoded'}.")
 
-    folder, workers = plan.machine.feature_cache, plan.machine.workers
-    if plan.options.fine_tune_blocks:
-        images = cached_pixels(dataset, preprocessing, folder, workers=workers, progress=progress)
-        return EncodedSplit(images=images, captions=dataset.captions)
-    features = cached_features(dataset, captioner, preprocessing, folder, workers=workers, progress=progress)
-    return EncodedSplit(images=features, captions=dataset.captions)
+    def look(number: int) -> NDArray[Any]:
+        if plan.options.fine_tune_blocks:
+            return cached_pixels(dataset, run.preprocessing, folder, workers=workers, progress=progress, look=number)
+        return cached_features(dataset, run.captioner, run.preprocessing, folder, workers=workers, progress=progress, look=number)
+
+    return EncodedSplit(images=look(0), captions=dataset.captions, views=[look(number) for number in range(1, views)])
 
 
-def _fingerprint(plan: TrainingPlan, learning: CaptionedImages, validating: CaptionedImages) -> str:
+def _fingerprint(plan: TrainingPlan, learning: CaptionedImages, validating: CaptionedImages, read: Texts | None) -> str:
     """Digest what decides the result: data, network and options (but not how many epochs), and precision."""
     options = {name: value for name, value in plan.options.to_dict().items() if name not in {"epochs", "patience"}}
-    texts = hashlib.sha256(json.dumps([learning.captions, validating.captions]).encode()).hexdigest()
+    first = [read.captions, asdict(plan.text_options)] if read else []
+    texts = hashlib.sha256(json.dumps([learning.captions, validating.captions, *first]).encode()).hexdigest()
     values = [learning.identity, validating.identity, texts, asdict(plan.network), options, plan.machine.precision]
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
 

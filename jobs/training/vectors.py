@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capt.errors import InputError, OutputError
-from capt.references import read_image_list, read_references
 from capt.vocabulary import tokenize
 
 
@@ -45,23 +44,6 @@ class VectorOptions:
             if getattr(self, name) < lowest:
                 message = f"--{name.replace('_', '-')} must be at least {lowest}, not {getattr(self, name)}."
                 raise InputError(message)
-
-
-def read_ids(path: Path) -> frozenset[str]:
-    """Read which images are meant, from a list of images or from their captions.
-
-    Args:
-        path: A list, one image a line; or parquet captions of the images, a file or a folder.
-
-    Returns:
-        Their ids; an id without an image's ending also stands for the one with `.jpg`.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
-    captioned = path.is_dir() or path.suffix == ".parquet"
-    names = read_references(path).captions if captioned else read_image_list(path)
-    return frozenset(form for name in names for form in ((name,) if Path(name).suffix else (name, f"{name}.jpg")))
 
 
 def train_vectors(captions: Sequence[str], path: Path, options: VectorOptions) -> int:
