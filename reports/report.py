@@ -43,6 +43,20 @@ class ScoreShape(Protocol):
         ...
 
 
+class AnchorShape(Protocol):
+    """Something known, scored on the same references."""
+
+    @property
+    def said(self) -> str:
+        """What it is."""
+        ...
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """By name, on the library's scale."""
+        ...
+
+
 class EvaluationShape(Protocol):
     """What an evaluation must have to be reported."""
 
@@ -66,6 +80,11 @@ class EvaluationShape(Protocol):
         """Sentences that a reader must know."""
         ...
 
+    @property
+    def anchors(self) -> Mapping[str, AnchorShape]:
+        """By name; empty when nobody asked for them."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
@@ -79,12 +98,22 @@ class ScoreRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnchorTable:
+    """What something known reaches on the same references: headings, one row a score, and what the headings mean."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    legend: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything that a renderer draws.
 
     Attributes:
         scores: The table.
         legend: What its numbers are.
+        anchors: What to hold them against; None when nobody asked.
         figures: Label and value of what explains them.
         notes: Sentences that a reader must know.
         signature: One line.
@@ -92,6 +121,7 @@ class Report:
 
     scores: Sequence[ScoreRow]
     legend: str
+    anchors: AnchorTable | None
     figures: Sequence[tuple[str, str]]
     notes: Sequence[str]
     signature: str
@@ -127,10 +157,31 @@ def make_report(evaluation: EvaluationShape) -> Report:
     ]
     return Report(
         scores=rows,
-        legend=f"{legend}. Intervals: 95 % bootstrap over images.",
+        legend=f"{legend}. Intervals: 95 % bootstrap over images. BLEU and METEOR are corpus scores, no means over images.",
+        anchors=_anchors(evaluation) if evaluation.anchors else None,
         figures=figures,
         notes=list(evaluation.notes),
         signature=evaluation.signature,
+    )
+
+
+def _anchors(evaluation: EvaluationShape) -> AnchorTable:
+    """Put the anchors beside the scores that they have."""
+    anchors = evaluation.anchors
+    return AnchorTable(
+        headings=["on the same references", "these captions", *anchors],
+        rows=[
+            [
+                name,
+                *(
+                    f"{value * score.shown_times:.1f}"
+                    for value in (score.value, *(each.scores[name] for each in anchors.values()))
+                ),
+            ]
+            for name, score in evaluation.scores.items()
+            if all(name in each.scores for each in anchors.values())
+        ],
+        legend=[f"{name}: {anchor.said}" for name, anchor in anchors.items()],
     )
 
 

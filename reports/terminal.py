@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reports.report import Report
+from reports.report import AnchorTable, Report
 
 WIDTH = 80
 
@@ -26,10 +26,23 @@ def terminal_report(report: Report) -> RenderableType:
         For rich's Console to print; it renders itself, on a terminal or in a log.
     """
     parts: list[RenderableType] = [_scores(report), Text(report.legend, style="dim"), Text()]
+    parts += _anchors(report.anchors) if report.anchors else []
     parts += [Text(f"{label}: {value}") for label, value in report.figures]
     parts += [Text(), *(Text(f"Note: {note}", style="yellow") for note in report.notes)] if report.notes else []
     parts += [Text(), Text(f"Signature: {report.signature}", style="dim", overflow="fold")]
     return Group(*parts)
+
+
+def _anchors(shown: AnchorTable) -> list[RenderableType]:
+    """Draw what the scores are held against."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    first, *others = shown.headings
+    table.add_column(first)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    for row in shown.rows:
+        table.add_row(*row)
+    return [table, *(Text(line, style="dim") for line in shown.legend), Text()]
 
 
 def _scores(report: Report) -> Table:

@@ -25,6 +25,13 @@ class _Evaluation:
     figures: dict[str, float] = field(default_factory=dict)
     signature: str = "refs:x|" + "a" * 200
     notes: list[str] = field(default_factory=list)
+    anchors: dict[str, "_Anchor"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Anchor:
+    said: str
+    scores: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,22 @@ def test_a_report_without_notes_says_nothing_more() -> None:
     text = _drawn(terminal_report(make_report(_Evaluation(scores={"METEOR": _Score(0.2, 0.1, 0.3)}))))
     assert "Note" not in text
     assert "perplexity" not in text
+
+
+def test_anchors_stand_beside_the_scores_that_they_have() -> None:
+    """A constant caption and one human have CIDEr and no perplexity; what they are is said; 80 columns are enough."""
+    evaluation = _Evaluation(
+        scores={"CIDEr": _Score(0.524, 0.489, 0.560), "perplexity": _Score(15.7, 15.1, 16.3, 964, False, 1.0)},  # noqa: FBT003  # a row
+        anchors={
+            "constant caption": _Anchor("every image captioned alike", {"CIDEr": 0.084}),
+            "one human": _Anchor("each image's first reference against its other 4", {"CIDEr": 0.814}),
+        },
+    )
+    text = _drawn(terminal_report(make_report(evaluation)))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "CIDEr 52.4 8.4 81.4" in " ".join(text.split())
+    assert "constant caption: every image captioned alike" in text
+    assert sum("perplexity" in line for line in text.splitlines()) == 2  # its row, and the legend
 
 
 def test_checks_show_what_failed() -> None:
