@@ -87,6 +87,7 @@ def test_the_captioner_is_no_worse_than_its_baseline(photographs: _Photographs, 
     )
 
 
+@pytest.mark.parametrize("photographs", ["examples"], indirect=True)
 def test_captions_cut_short_fail(photographs: _Photographs, tmp_path: Path) -> None:
     """A search that stops after four words fails by CIDEr and METEOR; perplexity, which knows no search, cannot see it."""
     ended = photographs.gate(photographs.caption(tmp_path, "--max-length", "4"))
