@@ -138,6 +138,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(given: Path, tmp_path:
         process.send_signal(signal.SIGKILL)
         _, err = process.communicate()
     assert process.returncode == -signal.SIGKILL, err
+    (tmp_path / "killed" / ".state.safetensors.x1y2z3.tmp").write_bytes(b"a kill in the middle of a write leaves such a file")
     ended = start(*arguments, "--resume")
     assert ended.code == 0, ended.err
     assert _lines(tmp_path / "killed" / "log.jsonl") == 5

@@ -207,6 +207,8 @@ def _check_output(plan: TrainingPlan) -> None:
         probe = plan.output / ".probe.tmp"
         probe.touch()
         probe.unlink()
+        for half_written in plan.output.glob(".*.tmp") if plan.resume else ():  # by a run that was killed
+            half_written.unlink()
     except OSError as error:
         message = f"{plan.output} cannot be written ({error.strerror or error}); choose another --output."
         raise OutputError(message) from error
