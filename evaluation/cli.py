@@ -17,6 +17,15 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 BAD_DATA, ENVIRONMENT, INTERRUPTED = 3, 4, 130
 
+# Options that several commands have.
+ScoreFirst = Annotated[
+    Path | None,
+    typer.Option("--references", "-r", help="Score captions against these first, any format.", rich_help_panel="Input"),
+]
+Split = Annotated[str | None, typer.Option(help="Score this split of the references.", rich_help_panel="Input")]
+ImageList = Annotated[Path | None, typer.Option(help="Score the images of this list.", rich_help_panel="Input")]
+Partial = Annotated[bool, typer.Option("--partial", help="Score what there is.", rich_help_panel="Input")]
+
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
@@ -43,9 +52,9 @@ def score(
     ],
     *,
     references: Annotated[Path, typer.Option("--references", "-r", help="Human captions, any format.", rich_help_panel="Input")],
-    split: Annotated[str | None, typer.Option(help="Score this split of the references.", rich_help_panel="Input")] = None,
-    images: Annotated[Path | None, typer.Option(help="Score the images of this list.", rich_help_panel="Input")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Score what there is.", rich_help_panel="Input")] = False,
+    split: Split = None,
+    images: ImageList = None,
+    partial: Partial = False,
     leave_out_failed: Annotated[
         bool,
         typer.Option(
@@ -133,12 +142,9 @@ def compare(
         ),
     ],
     *,
-    references: Annotated[
-        Path | None,
-        typer.Option("--references", "-r", help="Score captions against these first, any format.", rich_help_panel="Input"),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Score this split of the references.", rich_help_panel="Input")] = None,
-    images: Annotated[Path | None, typer.Option(help="Score the images of this list.", rich_help_panel="Input")] = None,
+    references: ScoreFirst = None,
+    split: Split = None,
+    images: ImageList = None,
     metric: Annotated[
         list[str] | None,
         typer.Option("--metric", "-m", help="Bleu_4, METEOR, CIDEr, perplexity, …; repeatable.", rich_help_panel="Scores"),
@@ -192,12 +198,9 @@ def gate(
             help="TOML file of rules; by default the table tool.capt.gate of ./pyproject.toml.", rich_help_panel="Input"
         ),
     ] = None,
-    references: Annotated[
-        Path | None,
-        typer.Option("--references", "-r", help="Score captions against these first, any format.", rich_help_panel="Input"),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Score this split of the references.", rich_help_panel="Input")] = None,
-    images: Annotated[Path | None, typer.Option(help="Score the images of this list.", rich_help_panel="Input")] = None,
+    references: ScoreFirst = None,
+    split: Split = None,
+    images: ImageList = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail, too.", rich_help_panel="Verdict")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case a score.", rich_help_panel="Output")] = None,
     update_baseline: Annotated[
@@ -248,7 +251,7 @@ def report(
     ] = None,
     split: Annotated[str | None, typer.Option(help="This split of the references.", rich_help_panel="Input")] = None,
     image_list: Annotated[Path | None, typer.Option(help="The images of this list.", rich_help_panel="Input")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Score what there is.", rich_help_panel="Input")] = False,
+    partial: Partial = False,
     images: Annotated[
         Path | None,
         typer.Option(help="Where the photographs are: a folder, or parquet files; shown in the report.", rich_help_panel="Input"),

@@ -13,7 +13,7 @@ import numpy as np
 from capt.errors import InputError
 from evaluation.paired import ResampledScore, paired_tables, resampled_scores
 from evaluation.provenance import provenance_notes
-from evaluation.scores import Evaluation, Score
+from evaluation.scores import Evaluation, Score, mapping_of
 from evaluation.significance import Bootstrap, holm, interval, two_sided_p
 
 COMPARISON_FORMAT = 1
@@ -118,7 +118,7 @@ def incomparable(one: Evaluation, other: Evaluation) -> list[str]:
         reasons.append(f"the images differ ({'; '.join(filter(None, parts))}): {advice}")
     if here.get("tokenizer") != there.get("tokenizer"):
         reasons.append(_versions("the tokeniser", here.get("tokenizer"), there.get("tokenizer")))
-    metrics, others = _mapping(here.get("metrics")), _mapping(there.get("metrics"))
+    metrics, others = mapping_of(here.get("metrics")), mapping_of(there.get("metrics"))
     reasons += [
         _versions(name, metrics[name], others[name]) for name in metrics if metrics[name] != others.get(name, metrics[name])
     ]
@@ -257,10 +257,6 @@ def _named(names: Sequence[str], having: str, lacking: str) -> str:
 
 def _versions(subject: str, one: object, other: object) -> str:
     return f"{subject} differs ({one} against {other}): score both with the same version of capt-eval"
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _difference(found: ResampledScore, scores: tuple[Score, Score], options: Bootstrap) -> Difference:

@@ -17,6 +17,7 @@ from capt.errors import ImageError
 from capt.images import Resize, open_image
 from capt.photographs import find_photographs
 from evaluation.runs import Run
+from evaluation.scores import mapping_of
 from reports.findings import Photograph, Pictures
 
 _MANY = 300  # photographs from which on they are made smaller
@@ -68,9 +69,7 @@ def preprocessing(run: Run) -> Mapping[str, object]:
     Returns:
         The fingerprint's preprocessing; empty when it is unknown.
     """
-    made = run.evaluation.conditions.get("run")
-    found = made.get("preprocessing") if isinstance(made, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
+    return mapping_of(mapping_of(run.evaluation.conditions.get("run")).get("preprocessing"))
 
 
 def over_whole(maps: NDArray[np.uint8], size: tuple[int, int], seen: Mapping[str, object]) -> NDArray[np.uint8]:

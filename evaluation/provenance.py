@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from evaluation import perplexity
 from evaluation.paired import unpaired_perplexity
-from evaluation.scores import Evaluation
+from evaluation.scores import Evaluation, mapping_of
 
 _PARTS = ("checkpoint_sha256", "decoding", "precision", "preprocessing", "max_pixels")  # of a fingerprint, that change captions
 _SHORT = 12  # hexadecimal digits of a sha256
@@ -41,7 +41,7 @@ def _made(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
     texts = dict(zip(one.image_ids, one.captions, strict=True))
     if texts == dict(zip(other.image_ids, other.captions, strict=True)):
         return [f"{new} has the same captions as {old}, word for word."]
-    here, there = (_mapping(each.conditions.get("run")) for each in (one, other))
+    here, there = (mapping_of(each.conditions.get("run")) for each in (one, other))
     if bool(here) != bool(there):
         return [f"How {new if here else old} was made is unknown: its captions carry no fingerprint of a run."]
     before, after = _flat(here), _flat(there)
@@ -92,7 +92,7 @@ def _perplexity(old: str, one: Evaluation, new: str, other: Evaluation) -> list[
 
 def _libraries(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
     """Say when the scores were computed by different versions of pycocoevalcap."""
-    before, after = (_mapping(each.conditions.get("versions")).get("pycocoevalcap") for each in (one, other))
+    before, after = (mapping_of(each.conditions.get("versions")).get("pycocoevalcap") for each in (one, other))
     return [f"{new} was scored with pycocoevalcap {after}, {old} with {before}."] if before != after else []
 
 
@@ -109,7 +109,3 @@ def _few(evaluation: Evaluation) -> list[str]:
     """Warn of a handful of images."""
     n = len(evaluation.image_ids)
     return [f"{n} images are few: intervals from so few are too narrow, and p-values uncertain."] if n < _FEW_IMAGES else []
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return dict(value) if isinstance(value, Mapping) else {}

@@ -19,7 +19,7 @@ from evaluation.buckets import dimensions
 from evaluation.comparison import compare, incomparable
 from evaluation.pictures import gather_pictures
 from evaluation.runs import ReferenceChoice, Run, open_runs, read_texts
-from evaluation.scores import Evaluation
+from evaluation.scores import Evaluation, mapping_of
 from evaluation.significance import Bootstrap
 from evaluation.training_logs import read_training_logs
 from reports import html, markdown
@@ -159,8 +159,7 @@ def _findings(
 
 
 def _card(evaluation: Evaluation, cards: Sequence[ModelCard]) -> dict[str, object] | None:
-    run = evaluation.conditions.get("run")
-    digest = run.get("checkpoint_sha256") if isinstance(run, dict) else None
+    digest = mapping_of(evaluation.conditions.get("run")).get("checkpoint_sha256")
     return next((dict(card.card) for card in cards if card.sha256 == digest), None)
 
 

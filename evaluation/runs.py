@@ -6,9 +6,9 @@ report also wants to know how fast a run was, what failed, and where the network
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +145,8 @@ def open_runs(paths: Sequence[Path], choice: ReferenceChoice) -> list[Run]:
         InputError: If one cannot be read, or captions come without references.
         JavaError: If captions are to be scored and Java fails.
     """
-    return [_open_run(path, name, choice) for path, name in zip(paths, system_names(paths), strict=True)]
+    references = cache(partial(_load_references, choice))  # read when the first run needs them, and once
+    return [_open_run(path, name, choice, references) for path, name in zip(paths, system_names(paths), strict=True)]
 
 
 def read_texts(choice: ReferenceChoice, runs: Sequence[Run]) -> list[Sequence[str]] | None:
@@ -186,7 +187,12 @@ def square_maps(rows: object) -> NDArray[np.uint8] | None:
     return np.array(rows, dtype=np.uint8).reshape(-1, side, side) if side * side == len(rows[0]) else None
 
 
-def _open_run(path: Path, name: str, choice: ReferenceChoice) -> Run:
+def _load_references(choice: ReferenceChoice) -> References:
+    assert choice.path is not None  # noqa: S101  # whoever asks has looked
+    return load_references(choice.path, split=choice.split, images=choice.image_list)
+
+
+def _open_run(path: Path, name: str, choice: ReferenceChoice, references: Callable[[], References]) -> Run:
     has_captions = bool(shard_paths(path)) if path.is_dir() else not is_scored(path)
     if is_scored(path):
         run = Run(name=name, evaluation=load(path), captions=path if has_captions else None)
@@ -196,8 +202,8 @@ def _open_run(path: Path, name: str, choice: ReferenceChoice) -> Run:
         state = "holds no scores" if path.exists() else "does not exist"
         message = f"{path} {state}: give what `capt-eval score -o` wrote, or captions together with --references"
         raise InputError(message)
-    references = load_references(choice.path, split=choice.split, images=choice.image_list)
-    pairs = join(load_captions(path), references, partial=choice.partial)
+    human = references()
+    pairs = join(load_captions(path), human, partial=choice.partial)
     instruments = Instruments()
     evaluation = evaluate(pairs, instruments=instruments)
     anchors = find_anchors(pairs, tuple(METRICS), instruments)

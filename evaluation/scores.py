@@ -82,3 +82,15 @@ class Evaluation:
     anchors: Mapping[str, Anchor] = field(default_factory=dict)
     date: str = ""
     git_hash: str | None = None
+
+
+def mapping_of(value: object) -> dict[str, object]:
+    """Take a part of an evaluation's conditions that is a mapping, such as `run` or `versions`.
+
+    Args:
+        value: The part; None where there is none.
+
+    Returns:
+        It; empty when it is no mapping.
+    """
+    return dict(value) if isinstance(value, Mapping) else {}

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from evaluation import tokenizer
 from evaluation.metrics import METRICS
 from evaluation.pairs import Pairs
+from evaluation.scores import mapping_of
 from evaluation.significance import Bootstrap
 
 _GIT_SECONDS = 5.0
@@ -82,10 +83,10 @@ def signature(found: Mapping[str, object]) -> str:
         "failed": found["images_failed"] or None,
         "missing": found["images_missing"] or None,
         "tok": found["tokenizer"],
-        **_mapping(found["metrics"]),
+        **mapping_of(found["metrics"]),
         **_run(found["run"]),
-        **_mapping(found["versions"]),
-        "boot": "{resamples}@{seed}".format(**_mapping(found["bootstrap"])),
+        **mapping_of(found["versions"]),
+        "boot": "{resamples}@{seed}".format(**mapping_of(found["bootstrap"])),
     }
     return "|".join(f"{key}:{value}" for key, value in parts.items() if value is not None)
 
@@ -94,13 +95,9 @@ def _run(run: object) -> dict[str, object]:
     """Take out of a run's fingerprint what names it: checkpoint and decoding."""
     if not isinstance(run, Mapping):
         return {}
-    decoding = ",".join(f"{name}={value}" for name, value in sorted(_mapping(run["decoding"]).items()))
+    decoding = ",".join(f"{name}={value}" for name, value in sorted(mapping_of(run["decoding"]).items()))
     checkpoint = f"{run['checkpoint_name']}@{str(run['checkpoint_sha256'])[:_SHORT]}"
     return {"ckpt": checkpoint, "decode": decoding, "precision": run["precision"]}
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _pair(value: object) -> tuple[int, int]:

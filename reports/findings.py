@@ -12,21 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.differences import DifferenceShape
-from reports.report import EvaluationShape
-
-
-class AnchorShape(Protocol):
-    """Something known, scored on the same references."""
-
-    @property
-    def said(self) -> str:
-        """What was scored."""
-        ...
-
-    @property
-    def scores(self) -> Mapping[str, float]:
-        """By name, on the library's scale."""
-        ...
+from reports.report import AnchorShape, EvaluationShape
 
 
 class JudgedShape(EvaluationShape, Protocol):
@@ -45,11 +31,6 @@ class JudgedShape(EvaluationShape, Protocol):
     @property
     def per_image(self) -> Mapping[str, NDArray[np.float64]]:
         """Scores of single images by name."""
-        ...
-
-    @property
-    def anchors(self) -> Mapping[str, AnchorShape]:
-        """By name."""
         ...
 
     @property
