@@ -18,7 +18,7 @@ from capt.images import Preprocessing
 from capt.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from capt.model import Captioner, ModelConfig
 
@@ -261,8 +261,8 @@ def _build(path: Path, header: Header, content: bytes) -> "Captioner":
 def _sizes(config: "ModelConfig") -> Iterator[tuple[str, tuple[int, int]]]:
     """Name the tensors whose shapes bound all others, so that a false configuration allocates nothing."""
     yield "decoder.embedding.weight", (config.vocab_size, config.embed_dim)
-    yield "decoder.attention.grid_projection.weight", (config.attention_dim, config.encoder_dim)
-    yield "decoder.context_gates.weight", (4 * config.decoder_dim, config.encoder_dim + config.decoder_dim)
+    yield "decoder.attention.grid_projection.weight", (config.attention_dim, config.context_dim)
+    yield "decoder.context_gates.weight", (4 * config.decoder_dim, config.context_dim + config.decoder_dim)
 
 
 def _skeleton(config: "ModelConfig", preprocessing: Preprocessing) -> "Captioner":
@@ -277,6 +277,16 @@ def _state(captioner: "Captioner") -> dict[str, "Tensor"]:
     tied = {"decoder.output.weight"} if captioner.config.tie_embeddings else set()
     state = captioner.state_dict()
     return {name: tensor for name, tensor in state.items() if name not in tied and not name.endswith("num_batches_tracked")}
+
+
+def round_as_stored(module: "nn.Module") -> None:
+    """Give a network the weights that it will have when it is read from a checkpoint.
+
+    Args:
+        module: Is changed.
+    """
+    for tensor in module.state_dict().values():
+        tensor.copy_(_stored(tensor, half=True))
 
 
 def _stored(tensor: "Tensor", *, half: bool) -> "Tensor":

@@ -10,6 +10,7 @@ Sources:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -139,7 +140,8 @@ def greedy_search(
         N hypotheses, in input order.
     """
     images = encoder_out.shape[0]
-    memory, state = decoder.remember(encoder_out), decoder.begin(encoder_out, 1)
+    memory = decoder.remember(encoder_out)
+    state = decoder.begin(memory, 1)
     words = encoder_out.new_full((images, 1), Vocabulary.start, dtype=torch.long)
     written = words.new_empty((images, 1, 0))
     log_prob = encoder_out.new_zeros(images)
@@ -218,10 +220,11 @@ def beam_search(
     first = encoder_out.new_full((images, beam_size), -math.inf)
     first[:, 0] = 0.0
     cells = encoder_out.shape[1]
+    memory = decoder.remember(encoder_out)
     beams = _Beams(
         images=list(range(images)),
-        memory=decoder.remember(encoder_out),
-        state=decoder.begin(encoder_out, beam_size),
+        memory=memory,
+        state=decoder.begin(memory, beam_size),
         log_prob=first,
         written=encoder_out.new_empty((images, beam_size, 0), dtype=torch.long),
         looked=encoder_out.new_empty((images, beam_size, 0, cells)) if with_alphas else None,
@@ -340,38 +343,72 @@ def _select(state: State, rows: Tensor) -> State:
 
 
 def _no_alphas(memory: Memory, *, with_alphas: bool) -> Tensor | None:
-    return torch.empty(0, memory.encoder_out.shape[1]) if with_alphas else None
+    return torch.empty(0, memory.cells.shape[1]) if with_alphas else None
 
 
-def sample_captions(decoder: Decoder, encoder_out: Tensor, samples: int, max_length: int) -> tuple[Tensor, Tensor]:
+class Drawn(NamedTuple):
+    """Captions drawn at random for N images, K each."""
+
+    captions: Tensor  # (N, K, L) indices from <start> on, padded
+    lengths: Tensor  # (N, K) tokens drawn, <end> counted where the caption came to it
+    nll: Tensor  # (N, K) −log p of the tokens drawn, nats, summed
+
+
+def sample_captions(decoder: Decoder, encoder_out: Tensor, samples: int, max_length: int) -> Drawn:
     """Draw captions at random, each as often as the decoder finds it likely, words that no caption may contain left out.
 
-    All captions of all images advance together and look at their image's map together.
+    All captions of all images advance together and look at their image's map together; what has ended costs nothing any more.
 
     Args:
-        decoder: In eval mode, on the device of `encoder_out`.
+        decoder: On the device of `encoder_out`; in training mode it drops units while it draws, the same when it is judged.
         encoder_out: Encoded images, `(N, P, D)`.
         samples: K, captions an image.
         max_length: Tokens after which a caption stops, `<end>` or not.
 
     Returns:
-        The captions as `Decoder.forward` reads them: indices from `<start>` on, padded, `(N, K, L)`, and their lengths `(N, K)`,
-        `<start>` and, where the caption came to it, `<end>` counted. Randomness is torch's.
+        The captions, and how unlikely each was, with its gradient where gradients are computed. Randomness is torch's.
     """
-    with torch.no_grad():
-        memory, state = decoder.remember(encoder_out), decoder.begin(encoder_out, samples)
-        words = encoder_out.new_full((len(encoder_out), samples), Vocabulary.start, dtype=torch.long)
-        written, going = [words], torch.ones_like(words, dtype=torch.bool)
-        while len(written) <= max_length and going.any():
-            state, _ = decoder.step(memory, decoder.read_words(words), state)
-            logits = decoder.logits(state.h).float()
-            logits[..., list(FORBIDDEN)] = -math.inf
-            drawn = logits.softmax(-1).flatten(0, 1).multinomial(1).view_as(words)
-            words = drawn.masked_fill(~going, Vocabulary.pad)
-            written.append(words)
-            going = going & (words != Vocabulary.end)
-    captions = torch.stack(written, -1)  # (N, K, L)
-    return captions, (captions != Vocabulary.pad).sum(-1)
+    images, device = len(encoder_out), encoder_out.device
+    memory = decoder.remember(encoder_out)
+    state = decoder.begin(memory, samples)
+    captions = torch.full((images, samples, max_length + 1), Vocabulary.pad, device=device)
+    captions[..., 0] = Vocabulary.start
+    which = torch.arange(images * samples, device=device).view(images, samples)  # the captions that the rows are
+    words, going = captions[..., 0].clone(), torch.ones_like(which, dtype=torch.bool)
+    read: list[Tensor] = []  # of M captions a step, each (M, E)
+    tokens: list[Tensor] = []
+    owners: list[Tensor] = []
+    for position in range(1, max_length + 1):
+        state, _ = decoder.step(memory, decoder.read_words(words), state)
+        read.append(decoder.readout(decoder.dropout(state.h[going])))
+        with torch.no_grad():
+            drawn = _drawable(decoder, read[-1]).softmax(-1).multinomial(1)[:, 0]  # (M,)
+        tokens.append(drawn)
+        owners.append(which[going])
+        words = torch.full_like(which, Vocabulary.pad).masked_scatter(going, drawn)
+        captions.view(-1, max_length + 1)[owners[-1], position] = drawn
+        going = going & (words != Vocabulary.end)
+        open_captions = going.sum(1)
+        if not open_captions.any():
+            break
+        rows = open_captions.nonzero()[:, 0]
+        needed = int(open_captions.max())
+        if len(rows) < len(going) or needed < going.shape[1]:
+            order = going[rows].int().sort(dim=1, descending=True, stable=True).indices[:, :needed]
+            words, going, which = (values[rows].gather(1, order) for values in (words, going, which))
+            state = State(_reorder(state.h[rows], order), _reorder(state.c[rows], order))
+            memory = memory.select(rows) if len(rows) < len(memory.cells) else memory
+    logits = _drawable(decoder, torch.cat(read))
+    losses = torch.nn.functional.cross_entropy(logits, torch.cat(tokens), reduction="none")
+    nll = losses.new_zeros(images * samples).index_add(0, torch.cat(owners), losses)
+    lengths = (captions[..., 1:] != Vocabulary.pad).sum(-1)
+    return Drawn(captions, lengths, nll.view(images, samples))
+
+
+def _drawable(decoder: Decoder, read: Tensor) -> Tensor:
+    """Give the logits (M, V) of what was read out of the state (M, E), −inf for what no caption may contain."""
+    logits: Tensor = decoder.output(read).float()
+    return logits.index_fill(-1, torch.tensor(FORBIDDEN, device=read.device), -math.inf)
 
 
 def _longest_first(captions: Sequence[Sequence[int]]) -> list[int]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
+from capt.depthwise import depthwise_conv2d, pays
+
 BATCH_NORM_EPSILON = 1e-3  # TensorFlow's default, with which the weights were trained
 HEAD_CHANNELS = 1280
 # (kernel, stride, expansion, channels, repeats) of each stage, before scaling; the first stage has no expansion
@@ -54,10 +56,16 @@ class SameConv2d(nn.Conv2d):
         """Convolve (N, C, S, S) to (N, C', ⌈S/stride⌉, ⌈S/stride⌉)."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
-            return functional.conv2d(input, self.weight, self.bias, 1, kernel // 2, 1, self.groups)
+            return self._convolve(input, kernel // 2)
         height, width = (max((math.ceil(size / stride) - 1) * stride + kernel - size, 0) for size in input.shape[-2:])
-        padded = functional.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return functional.conv2d(padded, self.weight, self.bias, stride, 0, 1, self.groups)
+        return self._convolve(functional.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2)), 0)
+
+    def _convolve(self, images: Tensor, padding: int) -> Tensor:
+        stride = self.stride[0]
+        depthwise = self.bias is None and self.groups == self.in_channels == self.out_channels
+        if depthwise and pays(images, self.weight, stride):
+            return depthwise_conv2d(images, self.weight, stride, padding)
+        return functional.conv2d(images, self.weight, self.bias, stride, padding, 1, self.groups)
 
 
 def _convolution(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> SameConv2d:

@@ -114,6 +114,11 @@ class Encoder(nn.Module):
             grid = grid.permute(0, 2, 3, 1)  # (N, height, width, D)
         return grid.flatten(1, 2)
 
+    @property
+    def published(self) -> nn.Module:
+        """The network under the names that its publisher gave the weights, as files of weights hold them."""
+        return self.network.network if isinstance(self.network, _TimmGrid) else self.network
+
     def last_blocks(self, count: int) -> nn.ModuleList:
         """Name the network's last blocks, for fine-tuning.
 
@@ -128,8 +133,8 @@ class Encoder(nn.Module):
         Raises:
             InputError: If the network has fewer.
         """
-        network = self.network.network if isinstance(self.network, _TimmGrid) else self.network
-        blocks = [block for part in network.children() for block in (part.children() if _is_row_of_stages(part) else [part])]
+        parts = self.published.children()
+        blocks = [block for part in parts for block in (part.children() if _is_row_of_stages(part) else [part])]
         blocks = [block for block in blocks if any(True for _ in block.parameters())]
         if count > len(blocks):
             message = f"This encoder has {len(blocks)} blocks; fine-tune at most as many, not {count}."
@@ -274,9 +279,8 @@ def pretrained_encoder(config: EncoderConfig, weights: Path | None = None) -> En
         network = _timm(config.name, pretrained=True)
         return Encoder(network, int(getattr(network, "num_features", 0))).eval()
     encoder = build_encoder(config)
-    network = encoder.network.network if isinstance(encoder.network, _TimmGrid) else encoder.network
     state, source = _find_weights(config, weights)
-    _load_into(network, state, source)
+    _load_into(encoder.published, state, source)
     return encoder
 
 

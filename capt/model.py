@@ -28,6 +28,10 @@ class Precision(StrEnum):
     FLOAT16 = "float16"
 
 
+DROPOUTS = ("dropout", "embedding_dropout", "feature_dropout")
+"""The fields of a configuration that are shares dropped in training."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything that decides the shapes of the network; part of a checkpoint.
@@ -42,6 +46,8 @@ class ModelConfig:
         dropout: Share of the state's units dropped in training, where a word is read out of it.
         tie_embeddings: Whether the output layer uses the embeddings as its weights.
         embedding_dropout: Share of a read word's embedding dropped in training.
+        feature_dim: F, dimension to which a grid cell is projected before anything reads it; 0 reads the cell as it is.
+        feature_dropout: Share of a projected cell dropped in training.
     """
 
     encoder: EncoderConfig
@@ -53,21 +59,31 @@ class ModelConfig:
     dropout: float = 0.5
     tie_embeddings: bool = True
     embedding_dropout: float = 0.0
+    feature_dim: int = 0
+    feature_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Check that the sizes can be.
 
         Raises:
-            ValueError: If a size is not positive or a dropout is not in [0, 1).
+            ValueError: If a size is not positive (F may be 0) or a dropout is not in [0, 1).
         """
         for name in ("vocab_size", "encoder_dim", "embed_dim", "decoder_dim", "attention_dim"):
             if getattr(self, name) < 1:
                 message = f"{name} must be at least 1, not {getattr(self, name)}"
                 raise ValueError(message)
-        for name in ("dropout", "embedding_dropout"):
+        if self.feature_dim < 0:
+            message = f"feature_dim must be at least 0, not {self.feature_dim}"
+            raise ValueError(message)
+        for name in DROPOUTS:
             if not 0 <= getattr(self, name) < 1:
                 message = f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
                 raise ValueError(message)
+
+    @property
+    def context_dim(self) -> int:
+        """C, channels of a cell as the decoder reads it: F, or D where cells are not projected."""
+        return self.feature_dim or self.encoder_dim
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON can hold them."""
@@ -91,10 +107,10 @@ class ModelConfig:
 
 
 class Memory(NamedTuple):
-    """N encoded images, with their projection, which is computed once per image and never per step or beam."""
+    """N encoded images, with their projections, which are computed once per image and never per step or beam."""
 
-    encoder_out: Tensor  # (N, P, D)
-    projected: Tensor  # (N, P, A)
+    cells: Tensor  # (N, P, C) what is attended to
+    projected: Tensor  # (N, P, A) the same, as attention compares it with the state
 
     def select(self, images: Tensor) -> "Memory":
         """Keep some images.
@@ -105,7 +121,7 @@ class Memory(NamedTuple):
         Returns:
             The memory of M images.
         """
-        return Memory(self.encoder_out[images], self.projected[images])
+        return Memory(self.cells[images], self.projected[images])
 
 
 class State(NamedTuple):
@@ -122,10 +138,10 @@ class Attention(nn.Module):
         """Build the projections.
 
         Args:
-            config: Sizes D, H and A.
+            config: Sizes C, H and A.
         """
         super().__init__()
-        self.grid_projection = nn.Linear(config.encoder_dim, config.attention_dim)
+        self.grid_projection = nn.Linear(config.context_dim, config.attention_dim)
         self.state_projection = nn.Linear(config.decoder_dim, config.attention_dim)
         self.energy = nn.Linear(config.attention_dim, 1)
 
@@ -139,12 +155,12 @@ class Attention(nn.Module):
             h: `(N, K, H)`.
 
         Returns:
-            The context, `(N, K, D)`, and the weights alpha, `(N, K, P)`, which sum to 1 over P.
+            The context, `(N, K, C)`, and the weights alpha, `(N, K, P)`, which sum to 1 over P.
         """
         mixed = memory.projected.unsqueeze(1) + self.state_projection(h).unsqueeze(2)  # (N, K, P, A)
         energies = self.energy(mixed.tanh()).squeeze(-1)  # (N, K, P)
         alpha = energies.float().softmax(-1)
-        context = alpha.to(memory.encoder_out.dtype) @ memory.encoder_out  # (N, K, D)
+        context = alpha.to(memory.cells.dtype) @ memory.cells  # (N, K, C)
         return context, alpha
 
 
@@ -159,17 +175,19 @@ class Decoder(nn.Module):
         """
         super().__init__()
         self.config = config
-        encoder_dim, decoder_dim, embed_dim = config.encoder_dim, config.decoder_dim, config.embed_dim
+        context_dim, decoder_dim, embed_dim = config.context_dim, config.decoder_dim, config.embed_dim
+        self.features = nn.Linear(config.encoder_dim, config.feature_dim) if config.feature_dim else None
         self.embedding = nn.Embedding(config.vocab_size, embed_dim, padding_idx=0)
         self.attention = Attention(config)
-        self.initial = nn.Linear(encoder_dim, 2 * decoder_dim)  # mean feature -> h and c
-        self.gate = nn.Linear(decoder_dim, encoder_dim)  # β: how much of the context this word needs
+        self.initial = nn.Linear(context_dim, 2 * decoder_dim)  # mean feature -> h and c
+        self.gate = nn.Linear(decoder_dim, context_dim)  # β: how much of the context this word needs
         self.word_gates = nn.Linear(embed_dim, 4 * decoder_dim)  # LSTM: input, forget, cell, output
-        self.context_gates = nn.Linear(encoder_dim + decoder_dim, 4 * decoder_dim, bias=False)
+        self.context_gates = nn.Linear(context_dim + decoder_dim, 4 * decoder_dim, bias=False)
         self.readout = nn.Linear(decoder_dim, embed_dim)
         self.output = nn.Linear(embed_dim, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout)
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.feature_dropout = nn.Dropout(config.feature_dropout)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -191,19 +209,20 @@ class Decoder(nn.Module):
         Returns:
             What every step reads.
         """
-        return Memory(encoder_out, self.attention.grid_projection(encoder_out))
+        cells = encoder_out if self.features is None else self.feature_dropout(self.features(encoder_out).relu())
+        return Memory(cells, self.attention.grid_projection(cells))
 
-    def begin(self, encoder_out: Tensor, captions: int) -> State:
+    def begin(self, memory: Memory, captions: int) -> State:
         """Make the first state of K captions of each image, from its mean feature.
 
         Args:
-            encoder_out: `(N, P, D)`.
+            memory: N images.
             captions: K.
 
         Returns:
             h and c, `(N, K, H)` each.
         """
-        h, c = self.initial(encoder_out.mean(1)).tanh().chunk(2, -1)
+        h, c = self.initial(memory.cells.mean(1)).tanh().chunk(2, -1)
         return State(h.unsqueeze(1).expand(-1, captions, -1), c.unsqueeze(1).expand(-1, captions, -1))
 
     def step(self, memory: Memory, words: Tensor, state: State) -> tuple[State, Tensor]:
@@ -257,7 +276,7 @@ class Decoder(nn.Module):
             The state after each word, `(B, T, H)`.
         """
         h, c = self.initial.bias.tanh().expand(len(words), -1).chunk(2, -1)
-        recurrent = self.context_gates.weight[:, self.config.encoder_dim :]
+        recurrent = self.context_gates.weight[:, self.config.context_dim :]
         hidden = []
         for read in self.read_words(words).unbind(1):
             h, c = _advance(read + nn.functional.linear(h, recurrent), c)
@@ -271,7 +290,7 @@ class Decoder(nn.Module):
         What leads from the image to the state is set to 0; attention and gate stay as they are.
         """
         self.initial.weight.zero_()
-        self.context_gates.weight[:, : self.config.encoder_dim] = 0.0
+        self.context_gates.weight[:, : self.config.context_dim] = 0.0
 
     def forward(
         self, encoder_out: Tensor, encoded_captions: Tensor, caption_lengths: Tensor, *, sampling: float = 0.0
@@ -295,7 +314,7 @@ class Decoder(nn.Module):
         inputs, targets = encoded_captions[:, :, :steps], encoded_captions[:, :, 1 : steps + 1]
         words = None if sampling else self.read_words(inputs).unbind(2)  # T times (N, K, 4H)
         longest = caption_lengths.amax(0) - 1  # (K,) steps that the k-th captions need
-        state = self.begin(encoder_out, encoded_captions.shape[1])
+        state = self.begin(memory, encoded_captions.shape[1])
         hidden, alphas = [], []
         for step in range(steps):
             needed = int((longest > step).nonzero().max()) + 1
@@ -373,13 +392,14 @@ class Captioner(nn.Module):
         """Change what is dropped in training.
 
         Args:
-            **shares: `dropout` or `embedding_dropout` of the configuration; one not named stays.
+            **shares: Dropouts of the configuration; one not named stays.
 
         Raises:
             ValueError: If a share cannot be.
         """
         self.config = self.decoder.config = replace(self.config, **shares)  # type: ignore[arg-type] # shares are floats
-        self.decoder.dropout.p, self.decoder.embedding_dropout.p = self.config.dropout, self.config.embedding_dropout
+        for name in DROPOUTS:
+            getattr(self.decoder, name).p = getattr(self.config, name)
 
     def set_precision(self, precision: Precision | str) -> "Captioner":
         """Choose the numbers in which the encoder computes.

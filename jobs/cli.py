@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from capt.errors import DEBUG, CaptError, unforeseen
-from jobs.training.cli import INTERRUPTED, average, train, vectors
+from jobs.training.cli import INTERRUPTED, Train, average, recipes, train, vectors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -170,7 +170,8 @@ def run(
         raise typer.Exit(ExitCode.FAILED_IMAGES)
 
 
-app.command()(train)
+app.command(cls=Train)(train)
+app.command()(recipes)
 app.command()(vectors)
 app.command()(average)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from capt.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, read_header, save_checkpoint
+from capt.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, read_header, round_as_stored, save_checkpoint
 from capt.decoding import DecodingOptions, decode
 from capt.encoder import EncoderConfig, build_encoder
 from capt.errors import CaptError, CheckpointError
@@ -319,3 +319,13 @@ def test_the_default_checkpoint_loads_and_knows_its_data() -> None:
     assert DEFAULT_CHECKPOINT.stat().st_size <= 40e6
     assert {"data", "command", "validation", "date", "versions"} <= set(checkpoint.card)
     assert isinstance(checkpoint.preprocessing, Preprocessing)
+
+
+def test_weights_rounded_as_stored_are_what_a_checkpoint_gives_back(tmp_path: Path) -> None:
+    """A network that is rounded first comes back from its checkpoint bit for bit."""
+    captioner = _captioner()
+    round_as_stored(captioner)
+    _save(tmp_path / "rounded.safetensors", captioner)
+    loaded = load_checkpoint(tmp_path / "rounded.safetensors").captioner.state_dict()
+    for name, tensor in captioner.state_dict().items():
+        assert torch.equal(loaded[name], tensor), name

@@ -196,6 +196,11 @@ def test_vectors_are_the_same_each_time_and_leave_out_what_is_excluded(given: Pa
     assert "from 12 captions (2 images left out)" in ended.err
     ended = start("vectors", given / "captions.token", "-o", tmp_path / "d.bin", *common, "--images", given / "val.txt")
     assert "from 4 captions" in ended.err
+    but = ("--exclude", given / "manifests", "--exclude-except", "train")
+    ended = start("vectors", given / "captions.token", "-o", tmp_path / "e.bin", *common, *but)
+    assert (tmp_path / "e.bin").read_bytes() == (tmp_path / "c.bin").read_bytes()
+    ended = start("vectors", given / "captions.token", "-o", tmp_path / "f.bin", *common, "--exclude-except", "train")
+    assert (ended.code, "--exclude" in ended.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +222,10 @@ def test_vectors_are_the_same_each_time_and_leave_out_what_is_excluded(given: Pa
         (("--text", "missing.token"), "missing.token"),
         (("--text-exclude", "some.txt"), "--text"),
         (("--text-epochs", "0"), "--text-epochs"),
+        (("--words-epochs", "-1"), "--words-epochs"),
+        (("--words-blocks", "0"), "--words-blocks"),
+        (("--words-epochs", "1"), "leave out --words-epochs"),
+        (("--words-epochs", "1", "--self-critical", "--start-from", "x.safetensors"), "leave it out"),
         (("--self-critical",), "--start-from"),
         (("--views", "0"), "--views"),
     ],
@@ -298,6 +307,75 @@ def test_a_run_that_was_killed_while_it_read_goes_on_to_the_same_result(given: P
     assert start(*arguments, "--resume").code == 0
     whole, killed = (load_file(tmp_path / run / "last.safetensors") for run in ("whole", "killed"))
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+def _seen(given: Path, folder: Path) -> Path:
+    """Write a manifest with enough images for words to be learned: the photographs again and again, "dog" in 16 of 20."""
+    photos = pq.read_table(given / "manifests" / "all.parquet").to_pylist()
+    rows = [
+        {**photos[number % len(photos)], "image_id": f"{number}.jpg", "split": "dev" if number >= 20 else "train"}
+        | {"caption": [f"a {'dog' if number % 5 else 'cat'} on grass", f"the {'dog' if number % 5 else 'cat'}"]}
+        for number in range(22)
+    ]
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "seen.parquet")
+    return folder
+
+
+def test_words_are_seen_first(given: Path, tmp_path: Path, start: Start) -> None:
+    """Words, then text, then images; the card tells of it, the encoder is that of encoder.safetensors, which others can take.
+
+    Killed before the last stage and resumed, no word is learned again.
+    """
+    seen = _seen(given, tmp_path / "seen")
+    more = ("--words-epochs", 1, "--words-batch-size", 10, "--text", given / "captions.token", "--text-epochs", 1)
+
+    def arguments(name: str, *others: object) -> list[str]:
+        command, _, *options = _arguments(given, tmp_path / name, "--epochs", 1, *others)
+        return [command, str(seen), *options]
+
+    ended = start(*arguments("run", *more))
+    assert ended.code == 0, ended.err
+    said = " ".join(ended.err.split())
+    assert "Words epoch 1 of 1: loss" in said
+    assert "The encoder tells 1 words with a mean average precision of" in said
+    assert "read 1 times" in said
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    words = checkpoint.card["words"]
+    assert words | {"words": 1, "epochs": 1, "blocks": 6, "batch_size": 10, "learning_rate": 3e-4} == words
+    assert [point["epoch"] for point in words["curve"]] == [1]
+    learned, begun = load_file(tmp_path / "run" / "encoder.safetensors"), load_file(given / "lite0.safetensors")
+    assert not torch.equal(learned["conv_head.weight"], begun["conv_head.weight"])
+    own = checkpoint.captioner.encoder.network.state_dict()
+    torch.testing.assert_close(own["conv_head.weight"], learned["conv_head.weight"], rtol=1e-3, atol=1e-6)
+    refused = start(*arguments("run", *more))
+    assert (refused.code, "--resume" in refused.err) == (2, True)
+    (tmp_path / "run" / "state.safetensors").unlink()
+    again = start(*arguments("run", *more, "--resume"))
+    assert again.code == 0, again.err
+    assert "Words epoch" not in again.err
+    assert load_file(tmp_path / "run" / "best.safetensors")["encoder.network.conv_head.weight"].equal(
+        own["conv_head.weight"].half()
+    )
+    others = arguments("other", "--weights", tmp_path / "run" / "encoder.safetensors")
+    ended = start(*others)
+    assert ended.code == 0, ended.err
+    taken = load_checkpoint(tmp_path / "other" / "best.safetensors").captioner.encoder.network.state_dict()
+    assert all(torch.equal(value, taken[name]) for name, value in own.items())
+
+
+def test_the_encoder_of_a_checkpoint_learns_words_too(given: Path, tiny_checkpoint: Path, tmp_path: Path, start: Start) -> None:
+    """--start-from brings an encoder, and it learns as a new one does; the decoder goes on from the checkpoint's."""
+    arguments = _arguments(given, tmp_path / "run", "--epochs", 1, "--words-epochs", 1, "--start-from", tiny_checkpoint)
+    arguments[1] = str(_seen(given, tmp_path / "seen"))
+    ended = start(*arguments, "--words-blocks", 1, "--limit", 20)
+    assert ended.code == 0, ended.err
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert checkpoint.card["words"]["blocks"] == 1
+    assert "started_from" in checkpoint.card
+    before = load_checkpoint(tiny_checkpoint).captioner.encoder.state_dict()
+    changed = {name for name, value in checkpoint.captioner.encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"network.bn2.weight", "network.bn2.bias"}
 
 
 def test_training_goes_on_with_the_metric(given: Path, tmp_path: Path, start: Start) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from capt.decoding import DecodingOptions, Hypothesis, decode, length_normaliser, reference_nll, sample_captions
+from capt.decoding import DecodingOptions, Drawn, Hypothesis, decode, length_normaliser, reference_nll, sample_captions
 from capt.encoder import EncoderConfig
 from capt.errors import InputError
 from capt.model import Decoder, ModelConfig
@@ -298,7 +298,7 @@ def test_finished_images_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> Non
     step = decoder.step
 
     def counted(memory, words, state):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as Decoder.step
-        sizes.append(len(memory.encoder_out))
+        sizes.append(len(memory.cells))
         return step(memory, words, state)
 
     monkeypatch.setattr(decoder, "step", counted)
@@ -384,17 +384,17 @@ def test_images_without_references_have_no_likelihoods() -> None:
     assert reference_nll(_decoder(), _grid(3), [[], [], []]) == [[], [], []]
 
 
-def _drawn(captions: Tensor, lengths: Tensor) -> list[list[tuple[int, ...]]]:
+def _drawn(drawn: Drawn) -> list[list[tuple[int, ...]]]:
     """Read drawn captions (N, K, L) as words and <end>, without <start> and padding."""
-    pairs = zip(captions.tolist(), lengths.tolist(), strict=True)
-    return [[tuple(row[1:size]) for row, size in zip(rows, sizes, strict=True)] for rows, sizes in pairs]
+    pairs = zip(drawn.captions.tolist(), drawn.lengths.tolist(), strict=True)
+    return [[tuple(row[1 : size + 1]) for row, size in zip(rows, sizes, strict=True)] for rows, sizes in pairs]
 
 
 def test_captions_are_drawn_as_often_as_they_are_likely() -> None:
     """The share of each drawn caption is its probability among captions without forbidden words, of every image on its own."""
     decoder, grid = _decoder(seed=3, end=1.0), _grid(2)
     torch.manual_seed(0)
-    drawn = _drawn(*sample_captions(decoder, grid, 4000, 2))
+    drawn = _drawn(sample_captions(decoder, grid, 4000, 2))
     for image in range(2):
         for words in [(END,), *((word, END) for word in WORDS), *itertools.product(WORDS, WORDS)]:
             caption = torch.tensor([[[Vocabulary.start, *words]]])
@@ -410,18 +410,32 @@ def test_captions_are_drawn_as_often_as_they_are_likely() -> None:
 def test_drawn_captions_can_be_read_by_the_decoder() -> None:
     """They begin with <start>, end with <end> or at the longest length, hold nothing forbidden, and are padded after."""
     decoder, grid = _decoder(seed=4), _grid()
-    captions, lengths = sample_captions(decoder, grid, 6, 5)
+    drawn = sample_captions(decoder, grid, 6, 5)
+    captions, lengths = drawn.captions, drawn.lengths
     assert captions.shape[:2] == lengths.shape == (N, 6)
     assert (captions[..., 0] == Vocabulary.start).all()
-    for words in itertools.chain(*_drawn(captions, lengths)):
+    for words in itertools.chain(*_drawn(drawn)):
         assert 1 <= len(words) <= 5
         assert set(words[:-1]) <= set(WORDS)
         assert words[-1] == END or (len(words) == 5 and words[-1] in WORDS)
-    beyond = torch.arange(captions.shape[-1]) >= lengths.unsqueeze(-1)
+    beyond = torch.arange(captions.shape[-1]) > lengths.unsqueeze(-1)
     assert (captions[beyond] == Vocabulary.pad).all()
-    logits, targets, _ = decoder(grid, captions, lengths)  # gradients can flow through what was drawn
-    assert len(targets) == int((lengths - 1).sum())
-    assert logits.requires_grad
+
+
+def test_how_unlikely_a_drawn_caption_was_is_what_reading_it_gives() -> None:
+    """−log p, and its gradient, of captions drawn in a batch that shrinks as they end equal those of each one read alone."""
+    decoder, grid = _decoder(seed=4, end=1.0), _grid(3)
+    drawn = sample_captions(decoder, grid, 6, 7)
+    assert len(drawn.lengths.unique()) > 2
+    for image, k in itertools.product(range(3), range(6)):
+        words = drawn.captions[image, k, : int(drawn.lengths[image, k]) + 1]
+        logits, targets, _ = decoder(grid[[image]], words[None, None], torch.tensor([[len(words)]]))
+        logits = logits.index_fill(-1, torch.tensor([Vocabulary.pad, Vocabulary.start, UNK]), -math.inf)
+        alone = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        torch.testing.assert_close(drawn.nll[image, k], alone)
+        weight = decoder.context_gates.weight
+        gradients = [torch.autograd.grad(nll, weight, retain_graph=True)[0] for nll in (drawn.nll[image, k], alone)]
+        torch.testing.assert_close(*gradients)
 
 
 def test_the_map_is_projected_once_for_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:

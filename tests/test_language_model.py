@@ -51,6 +51,9 @@ class _Listener:
     def epoch(self, epochs: Sequence[Epoch]) -> None:
         pytest.fail(f"no epoch on images is done, but {epochs}")
 
+    def say(self, sentence: str) -> None:
+        pytest.fail(f"nothing else happens, but {sentence}")
+
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:

@@ -313,3 +313,39 @@ def test_an_unknown_precision_is_refused() -> None:
     """Only float32, bfloat16 and float16 exist."""
     with pytest.raises(ValueError, match="float8"):
         Captioner(_config(encoder_dim=3), Encoder(_Mean(), 3), INCEPTION).set_precision("float8")
+
+
+def test_projected_cells_are_what_everything_reads() -> None:
+    """With a feature dimension, attention, gate and first state read relu(W x + b) of each cell, computed here by hand."""
+    decoder = _decoder(feature_dim=7)
+    encoder_out = torch.randn(2, 4, D).double()
+    projection = decoder.features
+    assert projection is not None
+    cells = (encoder_out @ projection.weight.T + projection.bias).clamp(min=0)
+    memory = decoder.remember(encoder_out)
+    torch.testing.assert_close(memory.cells, cells)
+    torch.testing.assert_close(memory.projected, decoder.attention.grid_projection(cells))
+    mean = decoder.initial(cells.mean(1)).tanh()
+    torch.testing.assert_close(decoder.begin(memory, 3).h[:, 1], mean[:, :H])
+    context, alpha = decoder.attention(memory, torch.randn(2, 3, H).double())
+    torch.testing.assert_close(context, torch.einsum("nkp,npf->nkf", alpha.double(), cells))
+
+
+def test_cells_are_dropped_in_training_alone() -> None:
+    """The share of a projected cell that is 0 is the share asked for, and captioning sees all of it."""
+    decoder = _decoder(feature_dim=50, feature_dropout=0.25)
+    encoder_out = torch.randn(20, 4, D).double()
+    whole = decoder.eval().remember(encoder_out).cells
+    dropped = decoder.train().remember(encoder_out).cells
+    kept = dropped != 0
+    assert float((~kept & (whole > 0)).sum() / (whole > 0).sum()) == pytest.approx(0.25, abs=0.05)
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+
+
+def test_a_decoder_that_ignores_images_reads_like_one_without_them_whatever_it_projects() -> None:
+    """Text first leaves projected cells without weight, so that any image gives the states of no image."""
+    decoder = _decoder(feature_dim=7).eval()
+    decoder.ignore_images()
+    words = torch.tensor([[[1, 5, 4, 6, 2]]])
+    logits, _, _ = decoder(torch.randn(1, 4, D).double(), words, torch.tensor([[5]]))
+    torch.testing.assert_close(logits, decoder.logits(decoder.read_without_image(words[0, :, :-1]))[0])

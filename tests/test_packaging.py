@@ -74,7 +74,9 @@ def test_the_wheel_holds_everything_and_nothing_else(built: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for package in packages
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix in {".py", ".safetensors", ".j2", ".html", ".css"}
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and path.suffix in {".py", ".safetensors", ".toml", ".j2", ".html", ".css"}
     }
     assert wanted <= names
     assert {name.split("/")[0] for name in names} == {*packages, f"capt-{version('capt')}.dist-info"}

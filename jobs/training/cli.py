@@ -6,24 +6,65 @@ as everything else together.
 
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from capt.errors import InputError
+from jobs.training.recipes import Request, describe, lay_out, notes, read_recipe, recipe_names
+
+if TYPE_CHECKING:
+    from jobs.training.follow import Plan
 
 Choice = TypeVar("Choice", bound=StrEnum)
 INTERRUPTED = 130
+_OF_THE_WHOLE = frozenset({"source", "output", "recipe", "resume", "dry_run", "quiet"})
+
+
+class Train(TyperCommand):
+    """The command `train`, which tells the recipes' names also to those who forgot to name one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's copy of click is private
+        """Read the command line.
+
+        Args:
+            ctx: Typer's.
+            args: The words after the command's name.
+
+        Returns:
+            Those that are left.
+
+        Raises:
+            InputError: If `--recipe` is the last word, or another option follows it.
+        """
+        for word, following in zip(args, [*args[1:], "-"], strict=True):
+            if word == "--recipe" and following.startswith("-"):
+                read_recipe("")
+        return super().parse_args(ctx, args)
 
 
 def train(
+    context: typer.Context,
     source: Annotated[
         Path, typer.Argument(help="Parquet manifests with images, captions and splits; or a folder of images, with --references.")
     ],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.", rich_help_panel="Output")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help=f"A whole training under a name: {', '.join(recipe_names())}; `capt-batch recipes` shows what they do.",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check what is given, say what would be done, and stop.", rich_help_panel="Recipe")
+    ] = False,
     references: Annotated[Path | None, typer.Option(help="Human captions of a folder's images.", rich_help_panel="Input")] = None,
     train_split: Annotated[str, typer.Option(help="Split to learn from.", rich_help_panel="Input")] = "train",
     val_split: Annotated[
@@ -38,6 +79,20 @@ def train(
     limit: Annotated[
         int, typer.Option(min=0, help="Only this many images of each split; 0 takes all.", rich_help_panel="Input")
     ] = 0,
+    words_epochs: Annotated[
+        int, typer.Option(help="Passes in which the encoder learns the captions' words; 0 none.", rich_help_panel="Words first")
+    ] = 0,
+    words_blocks: Annotated[
+        int | None,
+        typer.Option(
+            help="Encoder's last blocks that learn then; by default 6 of EfficientNet-Lite, 2 of others.",
+            rich_help_panel="Words first",
+        ),
+    ] = None,
+    words_learning_rate: Annotated[
+        float, typer.Option(help="Of AdamW, for these blocks; falls to 0 along a cosine.", rich_help_panel="Words first")
+    ] = 3e-4,
+    words_batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel="Words first")] = 32,
     text: Annotated[
         Path | None, typer.Option(help="Captions without images that the decoder reads first.", rich_help_panel="Text first")
     ] = None,
@@ -90,6 +145,16 @@ def train(
     embedding_dropout: Annotated[
         float | None,
         typer.Option(min=0.0, max=0.95, help="Share of a read word's embedding dropped; by default 0.", rich_help_panel="Model"),
+    ] = None,
+    feature_dim: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Dimension to which a grid cell is projected first; 0 reads it as it is.", rich_help_panel="Model"
+        ),
+    ] = 0,
+    feature_dropout: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=0.95, help="Share of a projected cell dropped; by default 0.", rich_help_panel="Model"),
     ] = None,
     tie_embeddings: Annotated[bool, typer.Option(help="Output layer shares the embeddings.", rich_help_panel="Model")] = True,
     epochs: Annotated[int, typer.Option(help="How many, at most.", rich_help_panel="Training")] = 20,
@@ -167,10 +232,13 @@ def train(
     from capt.encoder import EncoderConfig, Layer
     from jobs.training.curves import Watcher
     from jobs.training.features import default_cache_folder
-    from jobs.training.options import Selection, TextOptions, stage_options
+    from jobs.training.options import Selection, TextOptions, WordsOptions, stage_options
     from jobs.training.texts import TextPlan
-    from jobs.training.train import DataPlan, Machine, NetworkPlan, TrainingPlan, run_training
+    from jobs.training.train import DataPlan, Machine, NetworkPlan, TrainingPlan, check_training, run_training
 
+    if recipe is not None:
+        _follow(context, recipe, Request(source=source, output=output, given=_given(context)))
+        return
     if text is None and (text_images or text_exclude):
         message = "--text-images and --text-exclude choose from --text; name the file of captions with it."
         raise InputError(message)
@@ -197,6 +265,8 @@ def train(
             dropout=dropout,
             tie_embeddings=tie_embeddings,
             embedding_dropout=embedding_dropout,
+            feature_dim=feature_dim,
+            feature_dropout=feature_dropout,
         ),
         options=stage_options(
             self_critical=self_critical,
@@ -230,6 +300,9 @@ def train(
             feature_cache=feature_cache or default_cache_folder(),
         ),
         output=output,
+        words=WordsOptions(
+            epochs=words_epochs, blocks=words_blocks, learning_rate=words_learning_rate, batch_size=words_batch_size
+        ),
         text=TextPlan(source=text, images=text_images, exclude=text_exclude) if text else None,
         text_options=TextOptions(
             epochs=text_epochs, batch_size=text_batch_size, learning_rate=text_learning_rate, softmax=text_softmax
@@ -237,16 +310,70 @@ def train(
         resume=resume,
         command=shlex.join(["capt-batch", *sys.argv[1:]]),
     )
-    try:
-        with Watcher(output, Console(stderr=True), quiet=quiet) as watcher:
+    if context.obj is not None:  # a recipe asks what the command of a stage means
+        context.obj.append(plan)
+        return
+    with _resumable(resume=resume), Watcher(output, Console(stderr=True), quiet=quiet) as watcher:
+        if dry_run:
+            needs = check_training(plan)
+            watcher.say(f"{needs.learning:,} images to learn from, {needs.validating:,} to choose by ({needs.split}).")
+        else:
             run_training(plan, watcher, watcher.say)
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """Name the options that were given, but for those that are of a training as a whole."""
+    return {
+        name.replace("_", "-"): value
+        for name, value in context.params.items()
+        if name not in _OF_THE_WHOLE and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+
+
+def _follow(context: typer.Context, name: str, request: Request) -> None:
+    """Train by a recipe."""
+    from rich.console import Console
+
+    from jobs.training.follow import Following, follow
+
+    recipe, choices = read_recipe(name), context.params
+    steps = lay_out(recipe, request)
+    following = Following(
+        recipe=recipe,
+        steps=steps,
+        plans=[plan_of(step.arguments) for step in steps],
+        notes=notes(recipe, request),
+        output=request.output,
+        resume=choices["resume"],
+        dry_run=choices["dry_run"],
+        quiet=choices["quiet"],
+    )
+    with _resumable(resume=following.resume):
+        follow(following, Console(stderr=True))
+
+
+@contextmanager
+def _resumable(*, resume: bool) -> Iterator[None]:
+    """Tell who interrupts a training how to go on with it."""
+    try:
+        yield
     except KeyboardInterrupt as stop:
-        again = plan.command if resume else f"{plan.command} --resume"
+        command = shlex.join(["capt-batch", *sys.argv[1:]])
+        again = command if resume else f"{command} --resume"
         typer.echo(f"capt-batch: Interrupted; finished epochs are kept, go on with: {again}", err=True)
         raise typer.Exit(INTERRUPTED) from stop
 
 
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe; by default all.")] = None,
+) -> None:
+    """Print what recipes do: the commands that each stands for."""
+    chosen = recipe_names() if name is None else [name]
+    typer.echo("\n\n".join(describe(read_recipe(each)) for each in chosen))
+
+
 def vectors(
+    context: typer.Context,
     references: Annotated[Path, typer.Argument(help="Human captions, in any format that references may have.")],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="word2vec file to write.", rich_help_panel="Output")],
@@ -257,6 +384,9 @@ def vectors(
     exclude: Annotated[
         Path | None, typer.Option(help="Not the captions of these images: a list, or references.", rich_help_panel="Input")
     ] = None,
+    exclude_except: Annotated[
+        str | None, typer.Option(help="A split of --exclude's references that is read all the same.", rich_help_panel="Input")
+    ] = None,
     dimension: Annotated[
         int, typer.Option(help="Numbers in a vector; the embedding's dimension.", rich_help_panel="Training")
     ] = 300,
@@ -266,16 +396,22 @@ def vectors(
     seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel="Training")] = 1,
 ) -> None:
     """Train word2vec vectors on captions, for `train --word-vectors`."""
-    from capt.references import read_references
-    from jobs.training.texts import read_ids
-    from jobs.training.vectors import VectorOptions, train_vectors
+    from jobs.training.vectors import VectorOptions, VectorPlan, make_vectors
 
     options = VectorOptions(dimension=dimension, window=window, epochs=epochs, min_frequency=min_frequency, seed=seed)
-    read = read_references(references, split=split, images=images)
-    unwanted = set(read.resolve(read_ids(exclude)).values()) if exclude else set()
-    captions = [text for image_id, texts in read.captions.items() if image_id not in unwanted for text in texts]
-    count = train_vectors(captions, output, options)
-    typer.echo(f"{count:,} words from {len(captions):,} captions ({len(unwanted):,} images left out): {output}", err=True)
+    plan = VectorPlan(
+        references=references,
+        output=output,
+        split=split,
+        images=images,
+        exclude=exclude,
+        exclude_except=exclude_except,
+        options=options,
+    )
+    if context.obj is not None:  # a recipe asks what the command of a stage means
+        context.obj.append(plan)
+    else:
+        typer.echo(make_vectors(plan), err=True)
 
 
 def average(
@@ -288,6 +424,28 @@ def average(
 
     average_checkpoints(checkpoints, output)
     typer.echo(f"The mean of {len(checkpoints)} checkpoints: {output}", err=True)
+
+
+_STAGES = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_STAGES.command()(train)
+_STAGES.command()(vectors)
+
+
+def plan_of(arguments: Sequence[str]) -> "Plan":
+    """Read a command line of `train` or `vectors` as the program does, and do nothing.
+
+    Args:
+        arguments: What stands after `capt-batch`.
+
+    Returns:
+        What it would do.
+
+    Raises:
+        InputError: If a choice cannot be.
+    """
+    plans: list[Plan] = []
+    typer.main.get_command(_STAGES).main(list(arguments), prog_name="capt-batch", standalone_mode=False, obj=plans)
+    return plans[0]
 
 
 def _one_of(choices: type[Choice], value: str, option: str) -> Choice:

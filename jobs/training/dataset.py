@@ -202,7 +202,11 @@ def _choose(parquet: pq.ParquetFile, columns: Sequence[str], what: str, file: Pa
 
 
 def _from_folder(folder: Path, references: Path, split: str, images: Path | None) -> CaptionedImages:
-    selected = read_references(references, split=None if images else split, images=images).captions
+    read = read_references(references, images=images)
+    if images is None and not read.splits and not read.uncaptioned:
+        message = f"{references} names no splits; list the images with --train-images and --val-images, one a line."
+        raise InputError(message)
+    selected = (read if images else read.subset(split)).captions
     paths = {image_id: _find(folder, image_id) for image_id in selected}
     missing = [image_id for image_id, path in paths.items() if path is None]
     if missing:

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from capt.checkpoint import load_checkpoint, save_checkpoint
-from capt.errors import CaptError, CheckpointError
+from capt.errors import CaptError
 from capt.model import Decoder
 from capt.vocabulary import Vocabulary
 from jobs.training.averaging import WeightAverage
 from jobs.training.loop import Listener, Training, computing
 from jobs.training.options import TextOptions
-from jobs.training.state import State, load_state, save_state
+from jobs.training.state import State, check_same_run, do_epochs
 
 STATE, RESULT = "text-state.safetensors", "text.safetensors"
 _CLIP = 5.0
@@ -94,17 +94,18 @@ def learn_language(run: Training, reading: Reading, listener: Listener, *, resum
     captioner.decoder.ignore_images()
     parameters = list(captioner.decoder.parameters())
     optimiser = torch.optim.Adam(parameters, fused=captioner.mean.device.type == "cpu")
-    state = State(captioner=captioner, optimiser=optimiser, average=WeightAverage(parameters, 0.0))
-    epochs = [TextEpoch(**line) for line in load_state(path, state, fingerprint=run.fingerprint)] if resume else []
+    state = State(network=captioner, optimiser=optimiser, average=WeightAverage(parameters, 0.0))
     encoded, validation = (_encode(run, captions) for captions in (reading.captions, reading.validation))
-    while len(epochs) < reading.options.epochs:
-        number, started = len(epochs) + 1, time.monotonic()
+
+    def read(number: int) -> dict[str, Any]:
+        started = time.monotonic()
         torch.manual_seed(run.options.seed * 100_003 - number)
         loss = _read_once(run, encoded, reading.options, (state, number), listener)
         perplexity = _perplexity(run, validation, reading.options.batch_size)
-        seconds = time.monotonic() - started
-        epochs.append(TextEpoch(epoch=number, train_loss=loss, perplexity=perplexity, seconds=seconds))
-        save_state(path, state, fingerprint=run.fingerprint, epochs=[asdict(epoch) for epoch in epochs])
+        return asdict(TextEpoch(epoch=number, train_loss=loss, perplexity=perplexity, seconds=time.monotonic() - started))
+
+    lines = do_epochs(path, state, read, fingerprint=run.fingerprint, epochs=reading.options.epochs, resume=resume)
+    epochs = [TextEpoch(**line) for line in lines]
     _store(run, epochs)
     path.unlink(missing_ok=True)
     return epochs
@@ -128,9 +129,7 @@ def _finished(run: Training) -> list[TextEpoch]:
     if not path.is_file():
         return []
     stored = load_checkpoint(path)
-    if stored.card.get("fingerprint") != run.fingerprint:
-        message = f"{path} belongs to a run with other data or options; give the same ones to resume it, or another --output."
-        raise CheckpointError(message)
+    check_same_run(path, stored.card.get("fingerprint"), run.fingerprint)
     run.captioner.decoder.load_state_dict(stored.captioner.decoder.state_dict())
     return [TextEpoch(**line) for line in stored.card["text_curve"]]
 

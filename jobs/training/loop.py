@@ -88,6 +88,9 @@ class Listener(Protocol):
     def epoch(self, epochs: Sequence[Epoch]) -> None:
         """Hear that an epoch is done; all so far are told."""
 
+    def say(self, sentence: str) -> None:
+        """Hear what came of something else, in a sentence."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -162,7 +165,7 @@ def train(run: Training, objective: Objective, validating: EncodedSplit, listene
     captioner, options = run.captioner, run.options
     optimiser = _optimiser(captioner, options)
     average = WeightAverage(_learning(optimiser), options.weight_averaging)
-    state = State(captioner=captioner, optimiser=optimiser, average=average)
+    state = State(network=captioner, optimiser=optimiser, average=average)
     epochs: list[Epoch] = []
     if resume:
         epochs = [Epoch(**line) for line in load_state(run.output / STATE, state, fingerprint=run.fingerprint)]
@@ -206,13 +209,23 @@ def _learning(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
-def _batches(split: EncodedSplit, options: TrainingOptions, epoch: int) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    """Draw batches of images with captions, in an order and in views that depend on the seed and the epoch alone."""
-    random = np.random.default_rng([options.seed, epoch])
-    order = random.permutation(_usable(split))
+def batches(split: EncodedSplit, size: int, seed: int, epoch: int) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+    """Draw batches of images with captions, in an order and in views that depend on the seed and the epoch alone.
+
+    Args:
+        split: The images.
+        size: Images a batch.
+        seed: The run's.
+        epoch: From 1.
+
+    Yields:
+        Which images of the split, in rising order, and these images.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(usable(split))
     views = random.integers(0, 1 + len(split.views), len(split.captions))
-    for start in range(0, len(order), options.batch_size):
-        chosen = np.sort(order[start : start + options.batch_size])
+    for start in range(0, len(order), size):
+        chosen = np.sort(order[start : start + size])
         images = np.array(split.images[chosen])  # a copy: what comes from a memory map is read-only
         for number, view in enumerate(split.views, start=1):
             drawn = views[chosen] == number
@@ -220,7 +233,15 @@ def _batches(split: EncodedSplit, options: TrainingOptions, epoch: int) -> Itera
         yield chosen, images
 
 
-def _usable(split: EncodedSplit) -> NDArray[np.int64]:
+def usable(split: EncodedSplit) -> NDArray[np.int64]:
+    """Name the images of a split that have captions.
+
+    Args:
+        split: The images.
+
+    Returns:
+        Their places, in rising order.
+    """
     return np.array([index for index, texts in enumerate(split.captions) if texts], dtype=np.int64)
 
 
@@ -229,14 +250,16 @@ def _train_epoch(run: Training, objective: Objective, state: State, epoch: int, 
     captioner, options, optimiser = run.captioner, run.options, state.optimiser
     captioner.encoder.eval()  # batch norm keeps its statistics, also in blocks that learn
     captioner.decoder.train()
-    steps = math.ceil(len(_usable(objective.split)) / options.batch_size)
+    steps = math.ceil(len(usable(objective.split)) / options.batch_size)
+    drawn = batches(objective.split, options.batch_size, options.seed, epoch)
     nll, tokens, reward, rewarded = 0.0, 0, 0.0, 0
-    for done, (chosen, images) in enumerate(_batches(objective.split, options, epoch), start=1):
+    for done, (chosen, images) in enumerate(drawn, start=1):
         factor = options.rate_factor(epoch, (epoch - 1) * steps + done)
         for group in optimiser.param_groups:
             group["lr"] = group["full_rate"] * factor
         step = objective.step(_encode(captioner, images, learning=True), chosen, epoch)
-        _descend(step.loss, state, options, frozen=epoch <= options.freeze_embeddings)
+        frozen = [captioner.decoder.embedding.weight] if epoch <= options.freeze_embeddings else []
+        _descend(step.loss, state, options, frozen=frozen)
         if not math.isfinite(step.nll):
             where = f"epoch {epoch}, step {done} (loss {step.nll})"
             message = f"Training diverged in {where}; start a new run with a lower --learning-rate."
@@ -249,11 +272,11 @@ def _train_epoch(run: Training, objective: Objective, state: State, epoch: int, 
     return nll / max(tokens, 1), reward / rewarded if rewarded else None
 
 
-def _descend(loss: Tensor, state: State, options: TrainingOptions, *, frozen: bool) -> None:
+def _descend(loss: Tensor, state: State, options: TrainingOptions, *, frozen: Sequence[Tensor]) -> None:
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    if frozen:
-        state.captioner.decoder.embedding.weight.grad = None
+    for parameter in frozen:
+        parameter.grad = None
     if options.clip:
         nn.utils.clip_grad_norm_(_learning(state.optimiser), options.clip)
     state.optimiser.step()

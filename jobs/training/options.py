@@ -1,7 +1,7 @@
 """How to train: every choice of a training run, checked in one place.
 
-In: numbers from the command line. Out: `TrainingOptions`, `TextOptions`. Apart, so that the loop, the log and the model card read
-the same choices.
+In: numbers from the command line. Out: `TrainingOptions`, `WordsOptions`, `TextOptions`. Apart, so that the loop, the log and the
+model card read the same choices.
 """
 
 from collections.abc import Iterable, Mapping
@@ -152,6 +152,34 @@ def stage_options(*, self_critical: bool, **choices: Any) -> TrainingOptions:  #
     suiting = _SELF_CRITICAL if self_critical else {}
     chosen = {name: value for name, value in choices.items() if value is not None}
     return TrainingOptions(self_critical=self_critical, **{**suiting, **chosen})
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsOptions:
+    """How the encoder first learns which words people use about an image.
+
+    Args:
+        epochs: Passes over the training images; 0 leaves this stage out.
+        blocks: How many of the encoder's last blocks learn; None is what suits the encoder.
+        learning_rate: Of AdamW, for these blocks; it falls to 0 along a cosine.
+        batch_size: Images a step.
+    """
+
+    epochs: int = 0
+    blocks: int | None = None
+    learning_rate: float = 3e-4
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        """Check every number.
+
+        Raises:
+            InputError: If one cannot be, naming its option.
+        """
+        values = {f"words_{name}": value for name, value in asdict(self).items() if value is not None}
+        _check_least(values, ("words_epochs",), 0)
+        _check_least(values, ["words_batch_size", *(["words_blocks"] if self.blocks is not None else [])], 1)
+        _check_positive(values, ("words_learning_rate",))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,12 @@ Source:
     captions an image, each compared with the mean of the others).
 """
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capt.decoding import FORBIDDEN, DecodingOptions, sample_captions
+from capt.decoding import DecodingOptions, Drawn, sample_captions
 from capt.vocabulary import END, tokenize
 from jobs.training.loop import EncodedSplit, Step, Training, computing
 from jobs.training.rewards import Rewards
@@ -53,25 +51,20 @@ class SelfCritical:
         """
         decoder = self._run.captioner.decoder.eval()
         with computing(self._run.captioner):
-            captions, lengths = sample_captions(decoder, encoder_out, self._run.options.samples, MAX_TOKENS)
-            lengths, rank = lengths.sort(descending=True)  # captions of falling length cost less to read
-            captions = captions.gather(1, rank.unsqueeze(-1).expand_as(captions))
-            logits, targets, _ = decoder(encoder_out, captions, lengths)
-        rewards = self._reward(captions, lengths, chosen)
-        logits = logits.float().index_fill(-1, torch.tensor(FORBIDDEN, device=logits.device), -math.inf)  # as they were drawn
-        nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        weights = advantages(rewards).flatten().repeat_interleave((lengths - 1).flatten())  # (M,)
-        loss = (weights.to(nll) * nll).mean()
-        return Step(loss=loss, nll=float(nll.detach().mean()), tokens=len(targets), reward=float(rewards.mean()))
+            drawn = sample_captions(decoder, encoder_out, self._run.options.samples, MAX_TOKENS)
+        rewards = self._reward(drawn, chosen)
+        tokens = int(drawn.lengths.sum())
+        loss = (advantages(rewards).to(drawn.nll) * drawn.nll).sum() / tokens
+        return Step(loss=loss, nll=float(drawn.nll.detach().sum()) / tokens, tokens=tokens, reward=float(rewards.mean()))
 
-    def _reward(self, captions: Tensor, lengths: Tensor, chosen: NDArray[np.int64]) -> Tensor:
+    def _reward(self, drawn: Drawn, chosen: NDArray[np.int64]) -> Tensor:
         """Give the reward of each caption, `(N, K)`."""
         words = self._run.vocabulary.words
         rewards = []
-        for image, rows, sizes in zip(chosen.tolist(), captions.tolist(), lengths.tolist(), strict=True):
-            drawn = [[words[index] for index in row[1:size]] for row, size in zip(rows, sizes, strict=True)]
-            rewards.append(self._rewards.score(image, drawn))
-        return torch.tensor(rewards, device=captions.device)
+        for image, rows, sizes in zip(chosen.tolist(), drawn.captions.tolist(), drawn.lengths.tolist(), strict=True):
+            captions = [[words[index] for index in row[1 : size + 1]] for row, size in zip(rows, sizes, strict=True)]
+            rewards.append(self._rewards.score(image, captions))
+        return torch.tensor(rewards, device=drawn.captions.device)
 
 
 def advantages(rewards: Tensor) -> Tensor:

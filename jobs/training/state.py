@@ -1,11 +1,11 @@
 """The state of training between two epochs: weights, Adam's moments and the log, as one safetensors file.
 
-In and out: a captioner and an optimiser. Apart from checkpoints, because it is float32, larger, and of use only to
+In and out: a network and an optimiser. Apart from checkpoints, because it is float32, larger, and of use only to
 the run that wrote it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,24 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from capt.errors import CheckpointError, InputError
 from capt.files import write_whole
-from capt.model import Captioner
 from jobs.training.averaging import WeightAverage
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Everything that changes while a captioner learns.
+    """Everything that changes while a network learns.
 
     Args:
-        captioner: Its weights.
+        network: Its weights, of which those are kept that learn.
         optimiser: Its moments and step counts; learning rates follow from the epoch and the step.
         average: The running average of the weights that learn.
     """
 
-    captioner: Captioner
+    network: nn.Module
     optimiser: torch.optim.Optimizer
     average: WeightAverage
 
@@ -48,7 +47,7 @@ def save_state(path: Path, state: State, *, fingerprint: str, epochs: Sequence[M
     Raises:
         OutputError: If it cannot be written.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in _trained(state.captioner).items()}
+    tensors = {f"model.{name}": tensor for name, tensor in _trained(state.network).items()}
     for number, parameter in enumerate(_parameters(state.optimiser)):
         for name, value in state.optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser.{number}.{name}"] = torch.as_tensor(value)
@@ -96,10 +95,53 @@ def load_state(path: Path, state: State, *, fingerprint: str) -> list[dict[str, 
     return epochs
 
 
+def do_epochs(  # noqa: PLR0913 - what learns, how often, and where its state is kept
+    path: Path, state: State, learn: Callable[[int], Mapping[str, Any]], *, fingerprint: str, epochs: int, resume: bool
+) -> list[dict[str, Any]]:
+    """Do the epochs of a stage, keeping the state after each; a stage that was killed goes on with the epoch that it was in.
+
+    Args:
+        path: The state's file.
+        state: Changes from epoch to epoch.
+        learn: Does the epoch of a number, from 1, and gives its line of the log.
+        fingerprint: What this run is.
+        epochs: How many there shall be.
+        resume: Whether to take up what the file holds.
+
+    Returns:
+        The log of all epochs, those before a resumption included.
+
+    Raises:
+        CaptError: If the state cannot be read or belongs to another run, or what learns ends with one.
+        OutputError: If the state cannot be written.
+    """
+    lines: list[Mapping[str, Any]] = [*load_state(path, state, fingerprint=fingerprint)] if resume else []
+    while len(lines) < epochs:
+        lines.append(learn(len(lines) + 1))
+        save_state(path, state, fingerprint=fingerprint, epochs=lines)
+    return [dict(line) for line in lines]
+
+
+def check_same_run(path: Path, found: object, fingerprint: str) -> None:
+    """Refuse the result of a stage that belongs to another run.
+
+    Args:
+        path: The result.
+        found: The fingerprint in it.
+        fingerprint: What this run is.
+
+    Raises:
+        CheckpointError: If they differ.
+    """
+    if found != fingerprint:
+        message = f"{path} belongs to a run with other data or options; give the same ones to resume it, or another --output."
+        raise CheckpointError(message)
+
+
 def _fill(state: State, tensors: Mapping[str, Tensor]) -> None:
-    own = state.captioner.state_dict()
+    own = state.network.state_dict()
     own |= {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    state.captioner.load_state_dict(own)
+    state.network.load_state_dict(own)
     for number, parameter in enumerate(_parameters(state.optimiser)):
         prefix = f"optimiser.{number}."
         values = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -114,7 +156,7 @@ def _parameters(optimiser: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
-def _trained(captioner: Captioner) -> dict[str, Tensor]:
-    """Name the weights that change: the decoder's, and those encoder blocks that learn."""
-    learning = {name for name, parameter in captioner.named_parameters(remove_duplicate=False) if parameter.requires_grad}
-    return {name: tensor for name, tensor in captioner.state_dict().items() if name in learning}
+def _trained(network: nn.Module) -> dict[str, Tensor]:
+    """Name the weights that change: a decoder's, and those encoder blocks that learn."""
+    learning = {name for name, parameter in network.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    return {name: tensor for name, tensor in network.state_dict().items() if name in learning}

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,22 +18,25 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from capt.checkpoint import load_checkpoint
-from capt.encoder import EncoderConfig, encoder_preprocessing, pretrained_encoder
+from capt.checkpoint import load_checkpoint, round_as_stored
+from capt.encoder import Encoder, EncoderConfig, pretrained_encoder
+from capt.encoder_file import weights_preprocessing
 from capt.errors import InputError, OutputError, at_work
 from capt.images import Preprocessing
-from capt.model import Captioner, ModelConfig, Precision
+from capt.model import DROPOUTS, Captioner, ModelConfig, Precision
 from capt.vocabulary import Vocabulary
 from capt.word_vectors import load_word_vectors
-from jobs.training import language_model, loop
+from jobs.training import language_model, loop, word_detection
+from jobs.training.caption_words import find_words
 from jobs.training.cross_entropy import CrossEntropy
 from jobs.training.dataset import CaptionedImages, dataset_splits, read_dataset
 from jobs.training.features import cached_features, cached_pixels, default_cache_folder
 from jobs.training.language_model import Reading, learn_language, text_facts
 from jobs.training.loop import EncodedSplit, Epoch, Listener, Training, train
-from jobs.training.options import TextOptions, TrainingOptions
+from jobs.training.options import TextOptions, TrainingOptions, WordsOptions
 from jobs.training.self_critical import SelfCritical
 from jobs.training.texts import TextPlan, Texts, read_texts
+from jobs.training.word_detection import Seeing, learn_words, learning_blocks
 
 VALIDATION_SPLITS = ("val", "dev", "validation")
 Say = Callable[[str], None]
@@ -79,6 +82,8 @@ class NetworkPlan:
         dropout: Share of units dropped; None is 0.5.
         embedding_dropout: Share of a read word's embedding dropped; None is 0.
         tie_embeddings: Whether the output layer uses the embeddings.
+        feature_dim: F, dimension to which a grid cell is projected first; 0 reads it as it is.
+        feature_dropout: Share of a projected cell dropped; None is 0.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -92,10 +97,12 @@ class NetworkPlan:
     dropout: float | None = None
     embedding_dropout: float | None = None
     tie_embeddings: bool = True
+    feature_dim: int = 0
+    feature_dropout: float | None = None
 
     def dropouts(self) -> dict[str, float]:
         """Name the shares that were chosen."""
-        shares = {"dropout": self.dropout, "embedding_dropout": self.embedding_dropout}
+        shares = {name: getattr(self, name) for name in DROPOUTS}
         return {name: share for name, share in shares.items() if share is not None}
 
 
@@ -126,10 +133,12 @@ class TrainingPlan:
         options: How.
         machine: Where.
         output: Folder of the run.
+        words: How the encoder first learns which words people use.
         text: Captions without images that the decoder reads first; None for none.
         text_options: How it reads them.
         resume: Whether to go on with what is in the folder.
         command: The command line, for the model card.
+        recipe: For the model card, the recipe of which this run is a stage: its name, the stage, its commands; None for none.
     """
 
     data: DataPlan
@@ -137,10 +146,62 @@ class TrainingPlan:
     options: TrainingOptions
     machine: Machine
     output: Path
+    words: WordsOptions = field(default_factory=WordsOptions)
     text: TextPlan | None = None
     text_options: TextOptions = field(default_factory=TextOptions)
     resume: bool = False
     command: str = ""
+    recipe: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What is known of a run before it begins.
+
+    Args:
+        learning: How many images there are to learn from.
+        validating: How many to choose by.
+        split: The name of their split.
+        feature_bytes: What an encoded image takes in the cache.
+        pixel_bytes: What one takes that is kept as pixels, because the encoder learns.
+    """
+
+    learning: int
+    validating: int
+    split: str
+    feature_bytes: int
+    pixel_bytes: int
+
+
+def check_training(plan: TrainingPlan) -> Needs:
+    """Refuse before hours of work what can be refused then: choices, data, text and the encoder's weights.
+
+    Args:
+        plan: The run; its word vectors may still be missing.
+
+    Returns:
+        What it needs.
+
+    Raises:
+        CaptError: If anything that was given cannot be used.
+    """
+    _check_plan(plan)
+    learning, validating, split = _read_data(plan.data)
+    if plan.text:
+        read_texts(plan.text, learning, validating)
+    encoder, size = _encoder(plan.network)
+    if plan.words.epochs:
+        find_words(learning.captions[: plan.data.limit or None])
+        encoder.last_blocks(plan.words.blocks or 1)
+    with torch.inference_mode():
+        numbers = encoder(torch.zeros(1, 3, size, size)).numel()
+    return Needs(
+        learning=min(len(learning), plan.data.limit or len(learning)),
+        validating=min(len(validating), plan.data.limit or len(validating)),
+        split=split,
+        feature_bytes=numbers * 2,  # float16
+        pixel_bytes=size * size * 3,
+    )
 
 
 def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch]:
@@ -175,6 +236,10 @@ def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch
         card=_card(plan, learning, validating, split, facts),
         fingerprint=_fingerprint(plan, learning, validating, texts),
     )
+    if plan.words.epochs:
+        run = _see_words(run, plan, (learning, validating), listener, say)
+    if not plan.options.fine_tune_blocks:  # the features are then those of the checkpoint, and are in the cache for what follows
+        round_as_stored(captioner.encoder)
     learned_from = _encode(run, plan, learning, say, views=plan.options.views)
     validated_on = _encode(run, plan, validating, say)
     with at_work():
@@ -189,10 +254,21 @@ def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch
     return epochs
 
 
+def _encoder(network: NetworkPlan) -> tuple[Encoder, int]:
+    """Give the encoder that a run begins with, and how many pixels wide it sees."""
+    if network.start_from is not None:
+        checkpoint = load_checkpoint(network.start_from)
+        return checkpoint.captioner.encoder, checkpoint.preprocessing.size
+    return pretrained_encoder(network.encoder, network.weights), weights_preprocessing(network.encoder, network.weights).size
+
+
 def _check_plan(plan: TrainingPlan) -> None:
     """Refuse choices that do not go together."""
     if plan.options.self_critical and plan.network.start_from is None:
         message = "--self-critical goes on from a checkpoint that was trained by cross-entropy; name it with --start-from."
+        raise InputError(message)
+    if plan.options.self_critical and plan.words.epochs:
+        message = "--words-epochs lets the encoder learn before cross-entropy; leave it out with --self-critical."
         raise InputError(message)
     if plan.text and plan.network.start_from is not None:
         message = "--text is for a decoder that has learned nothing yet; leave out --text or --start-from."
@@ -201,7 +277,8 @@ def _check_plan(plan: TrainingPlan) -> None:
 
 def _check_output(plan: TrainingPlan) -> None:
     try:
-        names = (loop.STATE, "best.safetensors", "last.safetensors", language_model.STATE, language_model.RESULT)
+        names = [loop.STATE, "best.safetensors", "last.safetensors"]
+        names += [name for stage in (language_model, word_detection) for name in (stage.STATE, stage.RESULT)]
         held = [name for name in names if (plan.output / name).exists()]
         plan.output.mkdir(parents=True, exist_ok=True)
         probe = plan.output / ".probe.tmp"
@@ -244,6 +321,22 @@ def _read_texts(plan: TextPlan | None, learning: CaptionedImages, validating: Ca
     return texts
 
 
+def _see_words(
+    run: Training, plan: TrainingPlan, splits: tuple[CaptionedImages, CaptionedImages], listener: Listener, say: Say
+) -> Training:
+    """Let the encoder learn which words people use; gives the run with what its card should know of it."""
+    words = find_words(splits[0].captions)  # this and the next are refused before an image is opened
+    learning_blocks(run.captioner.encoder, run.captioner.config.encoder, plan.words)
+    learning, validating = (_encode(run, plan, dataset, say, learns=True) for dataset in splits)
+    seeing = Seeing(learning=learning, validation=validating, words=words, options=plan.words)
+    with at_work():
+        facts = learn_words(run, seeing, listener, resume=plan.resume)
+    precision = f"{100 * facts['curve'][-1]['mean_average_precision']:.1f} %"
+    where = f"its weights are {plan.output / word_detection.RESULT}"
+    say(f"The encoder tells {facts['words']:,} words with a mean average precision of {precision}; {where}.")
+    return replace(run, card={**run.card, "words": facts})
+
+
 def _read_first(run: Training, reading: Reading, listener: Listener, say: Say, *, resume: bool) -> Training:
     """Let the decoder learn the language; gives the run with what its card should know of it."""
     epochs = learn_language(run, reading, listener, resume=resume)
@@ -266,7 +359,7 @@ def _build(
     captions = texts.captions if texts else (text for captions in learning.captions for text in captions)
     vocabulary = Vocabulary.build(captions, min_frequency=network.min_frequency)
     say(f"{len(vocabulary):,} words occur at least {network.min_frequency} times.")
-    preprocessing = encoder_preprocessing(network.encoder)
+    preprocessing = weights_preprocessing(network.encoder, network.weights)
     encoder = pretrained_encoder(network.encoder, network.weights)
     config = ModelConfig(
         encoder=network.encoder,
@@ -276,6 +369,7 @@ def _build(
         decoder_dim=network.decoder_dim,
         attention_dim=network.attention_dim,
         tie_embeddings=network.tie_embeddings,
+        feature_dim=network.feature_dim,
         **network.dropouts(),
     )
     captioner = Captioner(config, encoder, preprocessing)
@@ -295,17 +389,20 @@ def _embed(captioner: Captioner, vocabulary: Vocabulary, path: Path | None, seed
     return {"word_vectors": {"file": path.name, "found": vectors.found, "wanted": vectors.wanted}}
 
 
-def _encode(run: Training, plan: TrainingPlan, dataset: CaptionedImages, say: Say, *, views: int = 1) -> EncodedSplit:
+def _encode(  # noqa: PLR0913 - what is encoded, for what, and in how many views
+    run: Training, plan: TrainingPlan, dataset: CaptionedImages, say: Say, *, views: int = 1, learns: bool = False
+) -> EncodedSplit:
     """Encode the images of a split, or prepare their pixels where the encoder learns, in each view."""
+    learns = learns or bool(plan.options.fine_tune_blocks)
     spoke, folder, workers = [time.monotonic()], plan.machine.feature_cache, plan.machine.workers
 
     def progress(done: int, total: int) -> None:
         if done == total or time.monotonic() - spoke[0] > _SECONDS_BETWEEN_LINES:
             spoke[0] = time.monotonic()
-            say(f"{done:,} of {total:,} images {'prepared' if plan.options.fine_tune_blocks else 'encoded'}.")
+            say(f"{done:,} of {total:,} images {'prepared' if learns else 'encoded'}.")
 
     def look(number: int) -> NDArray[Any]:
-        if plan.options.fine_tune_blocks:
+        if learns:
             return cached_pixels(dataset, run.preprocessing, folder, workers=workers, progress=progress, look=number)
         return cached_features(dataset, run.captioner, run.preprocessing, folder, workers=workers, progress=progress, look=number)
 
@@ -318,6 +415,7 @@ def _fingerprint(plan: TrainingPlan, learning: CaptionedImages, validating: Capt
     first = [read.captions, asdict(plan.text_options)] if read else []
     texts = hashlib.sha256(json.dumps([learning.captions, validating.captions, *first]).encode()).hexdigest()
     values = [learning.identity, validating.identity, texts, asdict(plan.network), options, plan.machine.precision]
+    values += [asdict(plan.words)] if plan.words.epochs else []
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
 
 
@@ -329,6 +427,7 @@ def _card(
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "command": plan.command,
+        **({"recipe": dict(plan.recipe)} if plan.recipe else {}),
         "data": {
             "source": plan.data.source.name,
             "references": plan.data.references.name if plan.data.references else None,

@@ -9,11 +9,13 @@ Source:
 import importlib.util
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from capt.errors import InputError, OutputError
+from capt.references import read_references
 from capt.vocabulary import tokenize
+from jobs.training.texts import read_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,63 @@ class VectorOptions:
             if getattr(self, name) < lowest:
                 message = f"--{name.replace('_', '-')} must be at least {lowest}, not {getattr(self, name)}."
                 raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorPlan:
+    """Whose captions word vectors are trained on, and where they go.
+
+    Args:
+        references: Human captions, in any format of `capt.references`.
+        output: The file to write.
+        split: Only the captions of this split.
+        images: A list: only the captions of these images.
+        exclude: A list, or captions: not those of these images.
+        exclude_except: A split of what is excluded that is not.
+        options: How.
+    """
+
+    references: Path
+    output: Path
+    split: str | None = None
+    images: Path | None = None
+    exclude: Path | None = None
+    exclude_except: str | None = None
+    options: VectorOptions = field(default_factory=VectorOptions)
+
+
+def make_vectors(plan: VectorPlan) -> str:
+    """Train word vectors as planned.
+
+    Args:
+        plan: On what, and where to.
+
+    Returns:
+        What came of it, for people.
+
+    Raises:
+        InputError: If the captions cannot be read, or no vectors can be trained on them.
+        OutputError: If the file cannot be written.
+    """
+    read = read_references(plan.references, split=plan.split, images=plan.images)
+    unwanted = set(read.resolve(_excluded(plan)).values())
+    captions = [text for image_id, texts in read.captions.items() if image_id not in unwanted for text in texts]
+    count = train_vectors(captions, plan.output, plan.options)
+    return f"{count:,} words from {len(captions):,} captions ({len(unwanted):,} images left out): {plan.output}"
+
+
+def _excluded(plan: VectorPlan) -> list[str]:
+    """Name the images whose captions are not read."""
+    if plan.exclude is None:
+        if plan.exclude_except is not None:
+            message = "--exclude-except is about --exclude; give that as well, or leave it out."
+            raise InputError(message)
+        return []
+    excluded = read_ids(plan.exclude)
+    if plan.exclude_except is None:
+        return excluded
+    wanted = set(read_references(plan.exclude, split=plan.exclude_except).captions)
+    return [image_id for image_id in excluded if image_id not in wanted]
 
 
 def train_vectors(captions: Sequence[str], path: Path, options: VectorOptions) -> int:

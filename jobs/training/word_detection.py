@@ -1,0 +1,287 @@
+"""Words first: the encoder's last blocks learn which words people use about an image, before the decoder looks at any.
+
+In: a captioner, pixels and captions. Out: the same captioner with an encoder whose features say more of what captions speak of; a
+file of its weights, from which other runs can start. Apart, because its network ends in words without order, and it is over
+before the features of the then frozen encoder are computed.
+
+What is detected is any word that enough, and not nearly all, of the training images have in a caption. Two of an image's captions
+make a word certain, one half certain. Batch norm keeps its statistics. Kernels of depthwise convolutions stay as they are: they
+hold few of the weights, and where torch itself computes their gradients, not `capt.depthwise`, that can take longer than the rest
+of a step.
+
+Source:
+    Fang et al. 2015 (From captions to visual concepts and back); Wu et al. 2016 (What value do explicit high level concepts have
+    in vision to language problems?); Loshchilov and Hutter 2017 (cosine), 2019 (AdamW).
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from capt.encoder import Encoder, EncoderConfig, read_weights
+from capt.encoder_file import EncoderFile, read_encoder_file, write_encoder
+from capt.errors import CaptError
+from jobs.training.averaging import WeightAverage
+from jobs.training.caption_words import average_precision, count_words, word_targets
+from jobs.training.loop import EncodedSplit, Listener, Training, batches, computing, usable
+from jobs.training.options import WordsOptions
+from jobs.training.state import State, check_same_run, do_epochs
+
+STATE, RESULT = "words-state.safetensors", "encoder.safetensors"
+_DROPOUT, _WEIGHT_DECAY, _HEAD_RATE, _WARM_UP = 0.3, 1e-2, 1e-3, 100
+_SMALLEST_FREQUENCY, _HEAD_DEVIATION = 1e-4, 0.01
+_SMALLEST_CROP, _BRIGHTNESS = 0.72, 0.15  # of each side; up and down
+_BLOCKS = {"efficientnet_lite0": 6, "efficientnet_lite2": 6}  # stages 3 to 6 of 0 to 6, and the head
+_BLOCKS_OF_OTHERS = 2  # ResNet-50's last two stages
+_SEEDS = 50_000  # apart from those of the epochs that follow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeing:
+    """What the encoder looks at, and how it learns.
+
+    Args:
+        learning: Pixels and captions to learn from.
+        validation: Pixels and captions to measure by.
+        words: What it learns to tell.
+        options: How.
+    """
+
+    learning: EncodedSplit
+    validation: EncodedSplit
+    words: Sequence[str]
+    options: WordsOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsEpoch:
+    """What is known of one pass over the images.
+
+    Args:
+        epoch: From 1.
+        train_loss: Binary cross-entropy, nats, summed over words; mean over images.
+        mean_average_precision: Of the words that occur in the validation captions, 0 to 1.
+        weighted_average_precision: The same, each word counted as often as there are images with it.
+    """
+
+    epoch: int
+    train_loss: float
+    mean_average_precision: float
+    weighted_average_precision: float
+
+
+def learn_words(run: Training, seeing: Seeing, listener: Listener, *, resume: bool) -> dict[str, Any]:
+    """Train the encoder's last blocks to tell which words people use about an image.
+
+    Afterwards the encoder is frozen and the run's folder holds `encoder.safetensors`, its weights for `--weights` of other runs.
+    A run that is killed goes on with the epoch that it was in.
+
+    Args:
+        run: What is trained.
+        seeing: What it looks at, and how.
+        listener: Told about steps and epochs.
+        resume: Whether to take up what the folder holds.
+
+    Returns:
+        Facts for the model card, as JSON can hold them: the options, how many `words`, and the `curve` of epochs.
+
+    Raises:
+        InputError: If the encoder has fewer blocks.
+        CaptError: If what the folder holds cannot be read or belongs to another run, or training diverges.
+        OutputError: If a file cannot be written.
+    """
+    captioner, path = run.captioner, run.output / STATE
+    if resume and (facts := _finished(run)):
+        path.unlink(missing_ok=True)
+        return facts
+    blocks = learning_blocks(captioner.encoder, captioner.config.encoder, seeing.options)
+    task = _task(run, seeing, blocks)
+    state = State(network=task.detector, optimiser=task.optimiser, average=WeightAverage([], 0.0))
+
+    def learn(number: int) -> dict[str, Any]:
+        started = time.monotonic()
+        torch.manual_seed(run.options.seed * 100_003 + _SEEDS + number)
+        loss = _look_once(run, task, number, listener)
+        mean, weighted = _validate(run, task)
+        epoch = WordsEpoch(epoch=number, train_loss=loss, mean_average_precision=mean, weighted_average_precision=weighted)
+        listener.say(_sentence(epoch, seeing.options, time.monotonic() - started))
+        return asdict(epoch)
+
+    curve = do_epochs(path, state, learn, fingerprint=run.fingerprint, epochs=seeing.options.epochs, resume=resume)
+    captioner.encoder.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    facts = {**asdict(seeing.options), "blocks": len(blocks), "words": len(seeing.words), "curve": curve}
+    told = {"words": facts, "fingerprint": run.fingerprint}
+    about = EncoderFile(config=captioner.config.encoder, preprocessing=run.preprocessing, facts=told)
+    write_encoder(run.output / RESULT, captioner.encoder, about)
+    path.unlink(missing_ok=True)
+    return facts
+
+
+def _finished(run: Training) -> dict[str, Any]:
+    """Take up an encoder that is in the run's folder; empty when there is none."""
+    path = run.output / RESULT
+    if not path.is_file():
+        return {}
+    about, weights = read_encoder_file(path), read_weights(path)
+    check_same_run(path, about.facts.get("fingerprint") if about else None, run.fingerprint)
+    run.captioner.encoder.published.load_state_dict(weights)
+    return dict(about.facts["words"]) if about else {}
+
+
+def learning_blocks(encoder: Encoder, config: EncoderConfig, options: WordsOptions) -> nn.ModuleList:
+    """Choose the blocks of an encoder that learn: as many of the last ones as was said, or as suit the network.
+
+    Args:
+        encoder: The network.
+        config: Which one it is.
+        options: How many.
+
+    Returns:
+        The blocks.
+
+    Raises:
+        InputError: If the encoder has fewer.
+    """
+    return encoder.last_blocks(options.blocks or _BLOCKS.get(config.name, _BLOCKS_OF_OTHERS))
+
+
+class Detector(nn.Module):
+    """An encoder with a layer on the mean of its grid that says which words are used."""
+
+    def __init__(self, encoder: Encoder, frequencies: NDArray[np.float32]) -> None:
+        """Put a new layer on an encoder, which begins by saying of each image how frequent the words are.
+
+        Args:
+            encoder: Is shared, not copied.
+            frequencies: Mean target of each word, `(W,)`.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(_DROPOUT)
+        self.head = nn.Linear(encoder.dimension, len(frequencies))
+        nn.init.normal_(self.head.weight, std=_HEAD_DEVIATION)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.from_numpy(frequencies).clamp(min=_SMALLEST_FREQUENCY).logit())
+
+    def forward(self, encoder_out: Tensor) -> Tensor:
+        """Give a logit for each word: `(N, P, D)` to `(N, W)`."""
+        logits: Tensor = self.head(self.dropout(encoder_out.float().mean(1)))
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """Everything that the epochs have in common."""
+
+    detector: Detector
+    optimiser: torch.optim.Optimizer
+    seeing: Seeing
+    counts: NDArray[np.uint8]  # of the training captions, (N, W)
+    present: NDArray[np.bool_]  # in the validation captions, of the images that have any
+
+
+def _task(run: Training, seeing: Seeing, blocks: nn.ModuleList) -> _Task:
+    counts = count_words(seeing.learning.captions, seeing.words)
+    present = count_words(seeing.validation.captions, seeing.words)[usable(seeing.validation)] > 0
+    torch.manual_seed(run.options.seed * 100_003 + _SEEDS)
+    detector = Detector(run.captioner.encoder, word_targets(counts[usable(seeing.learning)]).mean(0))
+    detector.to(run.captioner.mean.device).eval()  # batch norm keeps its statistics, also in blocks that learn
+    detector.encoder.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    blocks.requires_grad_(True)  # noqa: FBT003
+    for module in blocks.modules():
+        if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
+            module.weight.requires_grad_(False)  # noqa: FBT003
+    groups = [
+        {"params": list(detector.head.parameters()), "full_rate": _HEAD_RATE},
+        {"params": [each for each in blocks.parameters() if each.requires_grad], "full_rate": seeing.options.learning_rate},
+    ]
+    fused = run.captioner.mean.device.type == "cpu"
+    optimiser = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY, fused=fused)
+    return _Task(detector=detector, optimiser=optimiser, seeing=seeing, counts=counts, present=present)
+
+
+def _look_once(run: Training, task: _Task, epoch: int, listener: Listener) -> float:
+    """Look at all training images once; gives the mean loss of an image."""
+    options, learning = task.seeing.options, task.seeing.learning
+    steps = math.ceil(len(usable(learning)) / options.batch_size)
+    task.detector.dropout.train()
+    total, images = 0.0, 0
+    for done, (chosen, pixels) in enumerate(batches(learning, options.batch_size, run.options.seed, epoch), start=1):
+        factor = _rate_factor((epoch - 1) * steps + done - 1, options.epochs * steps)
+        for group in task.optimiser.param_groups:
+            group["lr"] = group["full_rate"] * factor
+        loss = _loss(run, task, pixels, task.counts[chosen])
+        task.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        task.optimiser.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            where = f"epoch {epoch}, step {done}"
+            message = f"Learning words diverged in {where}; start a new run with a lower --words-learning-rate."
+            raise CaptError(message)
+        total, images = total + value * len(chosen), images + len(chosen)
+        listener.step(f"words epoch {epoch}", done, steps, f"loss {total / images:.2f}")
+    task.detector.dropout.eval()
+    return total / images
+
+
+def _rate_factor(done: int, steps: int) -> float:
+    """Give what the rates are multiplied by: a warm-up, times half a cosine to 0 over all steps."""
+    return min(1.0, (done + 1) / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * done / steps))
+
+
+def _loss(run: Training, task: _Task, pixels: NDArray[np.uint8], counts: NDArray[np.uint8]) -> Tensor:
+    """Give binary cross-entropy, summed over words, mean over the images `(n, S, S, 3)`."""
+    captioner = run.captioner
+    images = torch.from_numpy(pixels).to(captioner.mean.device).permute(0, 3, 1, 2).float().div(255.0)
+    normalised = (vary(images) - captioner.mean) / captioner.std
+    with computing(captioner):
+        encoder_out = captioner.encoder(normalised.contiguous(memory_format=torch.channels_last))
+    targets = torch.from_numpy(word_targets(counts)).to(captioner.mean.device)
+    loss: Tensor = functional.binary_cross_entropy_with_logits(task.detector(encoder_out), targets) * counts.shape[1]
+    return loss
+
+
+def vary(images: Tensor) -> Tensor:
+    """Look at each image through a crop of its own, half of them mirrored, brighter or darker; of the same size as before.
+
+    Args:
+        images: `(N, 3, S, S)`, 0 to 1.
+
+    Returns:
+        The same shape; brighter ones reach beyond 1.
+    """
+    count = len(images)
+    kept = 1 - (1 - _SMALLEST_CROP) * torch.rand(count, 2)  # of each side; drawn on the processor: the same on every device
+    moved = (2 * torch.rand(count, 2) - 1) * (1 - kept)
+    mirrored = torch.where(torch.rand(count) < 0.5, -1.0, 1.0)  # noqa: PLR2004 - half
+    brightness = 1 + _BRIGHTNESS * (2 * torch.rand(count, 1, 1, 1) - 1)
+    corners = torch.zeros(count, 2, 3)
+    corners[:, 0, 0], corners[:, 1, 1], corners[:, :, 2] = kept[:, 0] * mirrored, kept[:, 1], moved
+    grid = functional.affine_grid(corners.to(images.device), list(images.shape), align_corners=False)
+    seen: Tensor = functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return seen * brightness.to(images.device)
+
+
+def _validate(run: Training, task: _Task) -> tuple[float, float]:
+    chosen = usable(task.seeing.validation)
+    logits = []
+    with torch.inference_mode():
+        for start in range(0, len(chosen), task.seeing.options.batch_size):
+            pixels = np.array(task.seeing.validation.images[chosen[start : start + task.seeing.options.batch_size]])
+            logits.append(task.detector(run.captioner.encode(torch.from_numpy(pixels))).cpu().numpy())
+    return average_precision(np.concatenate(logits), task.present)
+
+
+def _sentence(epoch: WordsEpoch, options: WordsOptions, seconds: float) -> str:
+    figures = f"{100 * epoch.mean_average_precision:.1f} % ({100 * epoch.weighted_average_precision:.1f} % by occurrence)"
+    which = f"Words epoch {epoch.epoch} of {options.epochs}"
+    return f"{which}: loss {epoch.train_loss:.2f}, mean average precision {figures}, {seconds:.0f} s."
