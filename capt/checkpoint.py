@@ -291,5 +291,5 @@ def round_as_stored(module: "nn.Module") -> None:
 
 def _stored(tensor: "Tensor", *, half: bool) -> "Tensor":
     plain = tensor.detach().cpu().contiguous()
-    halvable = half and plain.is_floating_point() and plain.dim() > 1
+    halvable = half and plain.is_floating_point() and plain.dim() > 1 and plain.numel()
     return plain.half() if halvable and float(plain.abs().max()) < _FLOAT16_MAX else plain

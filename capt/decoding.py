@@ -10,6 +10,7 @@ Sources:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import getitem
 from typing import NamedTuple
 
 import torch
@@ -167,7 +168,7 @@ def greedy_search(
             for row in open_rows.tolist():
                 looked[int(active[row])].append(alpha[row, 0].cpu())
         if len(open_rows) < len(active):
-            active, memory, state = active[open_rows], memory.select(open_rows), _select(state, open_rows)
+            active, memory, state = active[open_rows], memory.select(open_rows), state.each(getitem, open_rows)
             words, written, log_prob = words[open_rows], written[open_rows], log_prob[open_rows]
     return [hypothesis for hypothesis in found if hypothesis is not None]
 
@@ -188,7 +189,7 @@ class _Beams:
         return _Beams(
             images=[self.images[row] for row in rows],
             memory=self.memory.select(index),
-            state=_select(self.state, index),
+            state=self.state.each(getitem, index),
             log_prob=self.log_prob[index],
             written=self.written[index],
             looked=None if self.looked is None else self.looked[index],
@@ -265,7 +266,7 @@ def _advance(decoder: Decoder, beams: _Beams, options: DecodingOptions, finished
     return _Beams(
         images=beams.images,
         memory=beams.memory,
-        state=State(_reorder(state.h, origin), _reorder(state.c, origin)),
+        state=state.each(_reorder, origin),
         log_prob=log_prob,
         written=torch.cat([_reorder(beams.written, origin), word.unsqueeze(-1)], -1),
         looked=None if beams.looked is None else _reorder(torch.cat([beams.looked, alpha.unsqueeze(2)], 2), origin),
@@ -305,7 +306,7 @@ def _next_words(
     """Give the log probabilities (M, K, V) of every next word, −inf for those that may not follow."""
     memory, before = reading
     state, alpha = decoder.step(memory, decoder.read_words(previous), before)
-    log_probs = decoder.logits(state.h).float().log_softmax(-1)
+    log_probs = decoder.logits(state.h, state.context).float().log_softmax(-1)
     length = written.shape[-1]
     log_probs[..., list(FORBIDDEN)] = -math.inf
     ending = log_probs[..., Vocabulary.end].clone()
@@ -336,10 +337,6 @@ def _reorder(values: Tensor, origin: Tensor) -> Tensor:
     """Give each beam (M, K, …) what belongs to the beam it came from (M, K)."""
     index = origin.reshape(*origin.shape, *(1,) * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
     return values.gather(1, index)
-
-
-def _select(state: State, rows: Tensor) -> State:
-    return State(state.h[rows], state.c[rows])
 
 
 def _no_alphas(memory: Memory, *, with_alphas: bool) -> Tensor | None:
@@ -380,7 +377,7 @@ def sample_captions(decoder: Decoder, encoder_out: Tensor, samples: int, max_len
     owners: list[Tensor] = []
     for position in range(1, max_length + 1):
         state, _ = decoder.step(memory, decoder.read_words(words), state)
-        read.append(decoder.readout(decoder.dropout(state.h[going])))
+        read.append(decoder.read_out(state.h[going], None if state.context is None else state.context[going]))
         with torch.no_grad():
             drawn = _drawable(decoder, read[-1]).softmax(-1).multinomial(1)[:, 0]  # (M,)
         tokens.append(drawn)
@@ -396,7 +393,7 @@ def sample_captions(decoder: Decoder, encoder_out: Tensor, samples: int, max_len
         if len(rows) < len(going) or needed < going.shape[1]:
             order = going[rows].int().sort(dim=1, descending=True, stable=True).indices[:, :needed]
             words, going, which = (values[rows].gather(1, order) for values in (words, going, which))
-            state = State(_reorder(state.h[rows], order), _reorder(state.c[rows], order))
+            state = state.each(getitem, rows).each(_reorder, order)
             memory = memory.select(rows) if len(rows) < len(memory.cells) else memory
     logits = _drawable(decoder, torch.cat(read))
     losses = torch.nn.functional.cross_entropy(logits, torch.cat(tokens), reduction="none")

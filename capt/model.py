@@ -5,12 +5,16 @@ the order of understanding: configuration, attention, decoder, captioner.
 
 Sources:
     Xu et al. 2015, Show, Attend and Tell: soft attention, gate β, h and c from the mean feature, doubly stochastic
-    regularisation. Bahdanau et al. 2015: additive attention. Hochreiter and Schmidhuber 1997, Gers et al. 2000: LSTM. Press and
-    Wolf 2017: embeddings tied with the output. Bengio et al. 2015: scheduled sampling.
+    regularisation, words read out of state and context. Lu et al. 2017, Knowing When to Look: attention that follows the state
+    that the word is read out of. Bahdanau et al. 2015: additive attention. Hochreiter and Schmidhuber 1997, Gers et al. 2000:
+    LSTM. Press and Wolf 2017: embeddings tied with the output. Bengio et al. 2015: scheduled sampling.
 """
 
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from operator import getitem
 from typing import Any, NamedTuple
 
 import torch
@@ -42,12 +46,14 @@ class ModelConfig:
         encoder_dim: D, channels of a grid cell.
         embed_dim: E, dimension of a word's embedding.
         decoder_dim: H, dimension of the LSTM's state.
-        attention_dim: A, dimension in which grid and state are compared.
+        attention_dim: A, dimension in which grid and state are compared; 0 does not attend: every word reads the mean cell.
         dropout: Share of the state's units dropped in training, where a word is read out of it.
         tie_embeddings: Whether the output layer uses the embeddings as its weights.
         embedding_dropout: Share of a read word's embedding dropped in training.
         feature_dim: F, dimension to which a grid cell is projected before anything reads it; 0 reads the cell as it is.
         feature_dropout: Share of a projected cell dropped in training.
+        context_readout: Whether a word is read out of the attended context too, not of the LSTM's state alone. Attention then
+            follows the state that the word is read out of, and the LSTM reads that context with the next word.
     """
 
     encoder: EncoderConfig
@@ -61,20 +67,19 @@ class ModelConfig:
     embedding_dropout: float = 0.0
     feature_dim: int = 0
     feature_dropout: float = 0.0
+    context_readout: bool = False
 
     def __post_init__(self) -> None:
         """Check that the sizes can be.
 
         Raises:
-            ValueError: If a size is not positive (F may be 0) or a dropout is not in [0, 1).
+            ValueError: If a size is not positive (A and F may be 0) or a dropout is not in [0, 1).
         """
-        for name in ("vocab_size", "encoder_dim", "embed_dim", "decoder_dim", "attention_dim"):
-            if getattr(self, name) < 1:
-                message = f"{name} must be at least 1, not {getattr(self, name)}"
+        for name in ("vocab_size", "encoder_dim", "embed_dim", "decoder_dim", "attention_dim", "feature_dim"):
+            least = 0 if name in {"attention_dim", "feature_dim"} else 1
+            if getattr(self, name) < least:
+                message = f"{name} must be at least {least}, not {getattr(self, name)}"
                 raise ValueError(message)
-        if self.feature_dim < 0:
-            message = f"feature_dim must be at least 0, not {self.feature_dim}"
-            raise ValueError(message)
         for name in DROPOUTS:
             if not 0 <= getattr(self, name) < 1:
                 message = f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
@@ -129,10 +134,24 @@ class State(NamedTuple):
 
     h: Tensor  # (N, K, H)
     c: Tensor  # (N, K, H)
+    context: Tensor | None = None  # (N, K, C) attended from h, gated; only where words are read out of it
+
+    def each(self, change: Callable[..., Tensor], *arguments: object) -> "State":
+        """Change all alike.
+
+        Args:
+            change: From `(N, K, X)` to the same of other images or captions.
+            *arguments: What it takes besides.
+
+        Returns:
+            The state of these.
+        """
+        there = {name: values for name, values in self._asdict().items() if values is not None}
+        return State(**{name: change(values, *arguments) for name, values in there.items()})
 
 
 class Attention(nn.Module):
-    """Additive soft attention: how much each grid cell matters for the next word."""
+    """Additive soft attention: how much each grid cell matters for the next word; with A = 0, all alike."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Build the projections.
@@ -141,9 +160,11 @@ class Attention(nn.Module):
             config: Sizes C, H and A.
         """
         super().__init__()
-        self.grid_projection = nn.Linear(config.context_dim, config.attention_dim)
-        self.state_projection = nn.Linear(config.decoder_dim, config.attention_dim)
-        self.energy = nn.Linear(config.attention_dim, 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")  # A = 0
+            self.grid_projection = nn.Linear(config.context_dim, config.attention_dim)
+            self.state_projection = nn.Linear(config.decoder_dim, config.attention_dim)
+            self.energy = nn.Linear(config.attention_dim, 1)
 
     def forward(self, memory: Memory, h: Tensor) -> tuple[Tensor, Tensor]:
         """Attend.
@@ -184,6 +205,7 @@ class Decoder(nn.Module):
         self.word_gates = nn.Linear(embed_dim, 4 * decoder_dim)  # LSTM: input, forget, cell, output
         self.context_gates = nn.Linear(context_dim + decoder_dim, 4 * decoder_dim, bias=False)
         self.readout = nn.Linear(decoder_dim, embed_dim)
+        self.context_readout = nn.Linear(context_dim, embed_dim, bias=False) if config.context_readout else None
         self.output = nn.Linear(embed_dim, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout)
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
@@ -220,10 +242,16 @@ class Decoder(nn.Module):
             captions: K.
 
         Returns:
-            h and c, `(N, K, H)` each.
+            h and c, `(N, K, H)` each, and where words are read out of the context, that.
         """
         h, c = self.initial(memory.cells.mean(1)).tanh().chunk(2, -1)
-        return State(h.unsqueeze(1).expand(-1, captions, -1), c.unsqueeze(1).expand(-1, captions, -1))
+        context = None if self.context_readout is None else self._attend(memory, h.unsqueeze(1))[0]
+        return State(h.unsqueeze(1), c.unsqueeze(1), context).each(Tensor.expand, -1, captions, -1)
+
+    def _attend(self, memory: Memory, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the gated context (N, K, C) for states (N, K, H), and alpha (N, K, P)."""
+        context, alpha = self.attention(memory, h)
+        return self.gate(h).sigmoid() * context, alpha
 
     def step(self, memory: Memory, words: Tensor, state: State) -> tuple[State, Tensor]:
         """Advance every caption by one word.
@@ -234,10 +262,13 @@ class Decoder(nn.Module):
             state: Before.
 
         Returns:
-            The state after, and alpha `(N, K, P)`.
+            The state after, and alpha `(N, K, P)`: where the network looked for the word that comes next.
         """
-        context, alpha = self.attention(memory, state.h)
-        context = self.gate(state.h).sigmoid() * context
+        if state.context is not None:
+            h, c, _ = _advance(words + self.context_gates(torch.cat([state.context, state.h], -1)), state.c)
+            context, alpha = self._attend(memory, h)
+            return State(h, c, context), alpha
+        context, alpha = self._attend(memory, state.h)
         return _advance(words + self.context_gates(torch.cat([context, state.h], -1)), state.c), alpha
 
     def read_words(self, words: Tensor) -> Tensor:
@@ -252,18 +283,30 @@ class Decoder(nn.Module):
         gates: Tensor = self.word_gates(self.embedding_dropout(self.embedding(words)))
         return gates
 
-    def logits(self, h: Tensor) -> Tensor:
-        """Judge every word of the vocabulary as the next one.
-
-        The context reaches the words through the LSTM alone.
+    def read_out(self, h: Tensor, context: Tensor | None = None) -> Tensor:
+        """Turn states into what the words' embeddings are compared with.
 
         Args:
             h: State after the step, `(…, H)`.
+            context: Its context, `(…, C)`, if it has one; without, that of no image.
+
+        Returns:
+            `(…, E)`.
+        """
+        read: Tensor = self.readout(self.dropout(h))
+        return read if context is None or self.context_readout is None else read + self.context_readout(self.dropout(context))
+
+    def logits(self, h: Tensor, context: Tensor | None = None) -> Tensor:
+        """Judge every word of the vocabulary as the next one.
+
+        Args:
+            h: State after the step, `(…, H)`.
+            context: Its context, `(…, C)`, if it has one.
 
         Returns:
             Raw logits, `(…, V)`.
         """
-        logits: Tensor = self.output(self.readout(self.dropout(h)))
+        logits: Tensor = self.output(self.read_out(h, context))
         return logits
 
     def read_without_image(self, words: Tensor) -> Tensor:
@@ -279,7 +322,7 @@ class Decoder(nn.Module):
         recurrent = self.context_gates.weight[:, self.config.context_dim :]
         hidden = []
         for read in self.read_words(words).unbind(1):
-            h, c = _advance(read + nn.functional.linear(h, recurrent), c)
+            h, c, _ = _advance(read + nn.functional.linear(h, recurrent), c)
             hidden.append(h)
         return torch.stack(hidden, 1)
 
@@ -287,9 +330,11 @@ class Decoder(nn.Module):
     def ignore_images(self) -> None:
         """Let every image count for nothing, until training gives it weight: the decoder is then a model of language alone.
 
-        What leads from the image to the state is set to 0; attention and gate stay as they are.
+        What leads from the image to the state and to the words is set to 0; attention and gate stay as they are.
         """
         self.initial.weight.zero_()
+        if self.context_readout is not None:
+            self.context_readout.weight.zero_()
         self.context_gates.weight[:, : self.config.context_dim] = 0.0
 
     def forward(
@@ -315,25 +360,27 @@ class Decoder(nn.Module):
         words = None if sampling else self.read_words(inputs).unbind(2)  # T times (N, K, 4H)
         longest = caption_lengths.amax(0) - 1  # (K,) steps that the k-th captions need
         state = self.begin(memory, encoded_captions.shape[1])
-        hidden, alphas = [], []
+        hidden, contexts, alphas = [], [], []
         for step in range(steps):
             needed = int((longest > step).nonzero().max()) + 1
-            state = State(state.h[:, :needed], state.c[:, :needed])
-            read = words[step][:, :needed] if words else self._read_own(inputs[:, :needed, step], state.h, step and sampling)
+            state = state.each(getitem, (slice(None), slice(needed)))
+            read = words[step][:, :needed] if words else self._read_own(inputs[:, :needed, step], state, step and sampling)
             state, alpha = self.step(memory, read, state)
             hidden.append(state.h)
+            contexts += [] if state.context is None else [state.context]
             alphas.append(alpha)
         alive = torch.arange(steps, device=targets.device) < (caption_lengths - 1).unsqueeze(-1)  # (N, K, T)
         captions = encoded_captions.shape[1]
-        logits = self.logits(_stack(hidden, captions)[alive])
+        logits = self.logits(_stack(hidden, captions)[alive], _stack(contexts, captions)[alive] if contexts else None)
         return logits, targets[alive], _stack(alphas, captions) * alive.unsqueeze(-1)
 
-    def _read_own(self, given: Tensor, h: Tensor, sampling: float) -> Tensor:
+    def _read_own(self, given: Tensor, state: State, sampling: float) -> Tensor:
         """Read given words `(N, K)`, some of them replaced by the decoder's own, drawn from its state before them."""
         chosen = torch.rand(given.shape, device=given.device) < sampling
         if chosen.any():
             with torch.no_grad():
-                own = self.logits(h[chosen]).float().softmax(-1).multinomial(1)[:, 0]
+                context = None if state.context is None else state.context[chosen]
+                own = self.logits(state.h[chosen], context).float().softmax(-1).multinomial(1)[:, 0]
             given = given.masked_scatter(chosen, own)
         return self.read_words(given)
 

@@ -48,3 +48,19 @@ def test_without_decay_there_is_nothing_to_put_in_place() -> None:
     with average.in_place():
         assert torch.equal(layer.weight, before)
     assert average.average == []
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_what_is_stored_lies_between_the_start_and_what_came_of_it(decay: float) -> None:
+    """Of the start its share, of the average (or, without one, the weights) the rest; afterwards the weights are back."""
+    layer = nn.Linear(3, 2)
+    start = layer.weight.detach().clone()
+    average = WeightAverage(list(layer.parameters()), decay, start_share=0.7)
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    average.update()
+    own = layer.weight.detach().clone()
+    came_of_it = average.average[0] if decay else own
+    with average.in_place():
+        torch.testing.assert_close(layer.weight.detach(), 0.7 * start + 0.3 * came_of_it)
+    assert torch.equal(layer.weight, own)

@@ -24,10 +24,10 @@ CARD = {"name": "test", "data": "a few captions", "metrics": {"perplexity": 12.5
 VOCABULARY = Vocabulary.build(["a dog runs on the beach", "a cat sleeps in the café"], min_frequency=1)
 
 
-def _captioner(*, tied: bool = True, vocab_size: int = len(VOCABULARY)) -> Captioner:
+def _captioner(*, tied: bool = True, vocab_size: int = len(VOCABULARY), attention_dim: int = 4) -> Captioner:
     torch.manual_seed(0)
     config = EncoderConfig(name="efficientnet_lite0")
-    sizes: dict[str, Any] = {"embed_dim": 6, "decoder_dim": 8, "attention_dim": 4, "tie_embeddings": tied}
+    sizes: dict[str, Any] = {"embed_dim": 6, "decoder_dim": 8, "attention_dim": attention_dim, "tie_embeddings": tied}
     return Captioner(
         ModelConfig(encoder=config, vocab_size=vocab_size, encoder_dim=1280, **sizes), build_encoder(config), INCEPTION
     ).eval()
@@ -94,9 +94,10 @@ def test_what_float16_cannot_hold_stays_float32(tmp_path: Path) -> None:
     assert float(loaded.captioner.decoder.gate.weight[0, 0].detach()) == 1e6
 
 
-def test_a_loaded_captioner_captions_as_before(tmp_path: Path) -> None:
-    """The captions of a saved and loaded captioner are those of the original."""
-    captioner = _captioner()
+@pytest.mark.parametrize("attention_dim", [4, 0])
+def test_a_loaded_captioner_captions_as_before(tmp_path: Path, attention_dim: int) -> None:
+    """The captions of a saved and loaded captioner are those of the original, also of one that does not attend."""
+    captioner = _captioner(attention_dim=attention_dim)
     loaded = load_checkpoint(_save(tmp_path / "model.safetensors", captioner, half=False)).captioner
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():

@@ -227,6 +227,7 @@ def test_vectors_are_the_same_each_time_and_leave_out_what_is_excluded(given: Pa
         (("--words-epochs", "1"), "leave out --words-epochs"),
         (("--words-epochs", "1", "--self-critical", "--start-from", "x.safetensors"), "leave it out"),
         (("--self-critical",), "--start-from"),
+        (("--start-share", "0.5"), "--start-from"),
         (("--views", "0"), "--views"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -390,6 +391,8 @@ def test_training_goes_on_with_the_metric(given: Path, tmp_path: Path, start: St
     card = load_checkpoint(tmp_path / "second" / "best.safetensors").card
     assert card["options"] | {"self_critical": True, "samples": 3, "bleu_weight": 1.0, "learning_rate": 5e-5} == card["options"]
     assert card["started_from"]["sha256"] == load_checkpoint(first).sha256
+    begun = card["started_from"]["card"]["network"]
+    assert card["network"] == {name: value for name, value in begun.items() if name not in {"weights", "min_frequency"}}
     assert first.read_bytes() == before
 
 

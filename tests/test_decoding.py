@@ -40,6 +40,7 @@ def _decoder(seed: int = 0, spread: float = 1.0, end: float = 0.0) -> Decoder:
             attention_dim=3,
             dropout=0.5,
             tie_embeddings=False,
+            context_readout=True,  # the richer state; what has none is tested with the shipped checkpoint
         )
     )
     for parameter in decoder.parameters():
@@ -404,7 +405,7 @@ def test_captions_are_drawn_as_often_as_they_are_likely() -> None:
             steps = logits.double().softmax(-1)
             likely = math.prod(float(steps[step, word]) for step, word in enumerate(words))
             share = drawn[image].count(words) / 4000
-            assert share == pytest.approx(likely, abs=4 * math.sqrt(likely * (1 - likely) / 4000) + 1e-9), words
+            assert share == pytest.approx(likely, abs=4 * math.sqrt(likely * (1 - likely) / 4000) + 1 / 4000), words
 
 
 def test_drawn_captions_can_be_read_by_the_decoder() -> None:
@@ -424,7 +425,7 @@ def test_drawn_captions_can_be_read_by_the_decoder() -> None:
 
 def test_how_unlikely_a_drawn_caption_was_is_what_reading_it_gives() -> None:
     """−log p, and its gradient, of captions drawn in a batch that shrinks as they end equal those of each one read alone."""
-    decoder, grid = _decoder(seed=4, end=1.0), _grid(3)
+    decoder, grid = _decoder(seed=4, end=3.0), _grid(3)
     drawn = sample_captions(decoder, grid, 6, 7)
     assert len(drawn.lengths.unique()) > 2
     for image, k in itertools.product(range(3), range(6)):

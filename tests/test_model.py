@@ -39,19 +39,26 @@ def _plain_logits(decoder: Decoder, grid: Tensor, words: list[int]) -> tuple[Ten
     mean = grid.sum(0) / P  # a_mean = 1/P Σ a_i
     start = torch.tanh(decoder.initial.weight @ mean + decoder.initial.bias)
     h, c = start[:H].unsqueeze(0), start[H:].unsqueeze(0)  # f_init
-    logits, alphas = [], []
-    for word in words:
+
+    def attend(h: Tensor) -> tuple[Tensor, Tensor]:
         energies = []
-        for p in range(P):  # e_ti = f_att(a_i, h_{t-1})
+        for p in range(P):  # e_ti = f_att(a_i, h)
             mixed = attention.grid_projection(grid[p]) + attention.state_projection(h[0])
             energies.append(float(attention.energy(torch.tanh(mixed))))
         total = sum(math.exp(energy) for energy in energies)
         alpha = torch.tensor([math.exp(energy) / total for energy in energies], dtype=torch.float64)
-        context = sum(alpha[p] * grid[p] for p in range(P))  # z_t = Σ α_ti a_i
+        context = torch.stack([alpha[p] * grid[p] for p in range(P)]).sum(0)  # z_t = Σ α_ti a_i
         beta = 1 / (1 + torch.exp(-(decoder.gate.weight @ h[0] + decoder.gate.bias)))
-        context = beta * context
+        return beta * context, alpha
+
+    logits, alphas = [], []
+    for word in words:
+        context, alpha = attend(h)
         h, c = cell(torch.cat([decoder.embedding.weight[word], context]).unsqueeze(0), (h, c))
         read = decoder.readout.weight @ h[0] + decoder.readout.bias
+        if decoder.context_readout is not None:
+            context, alpha = attend(h)
+            read = read + decoder.context_readout.weight @ context
         logits.append(decoder.output.weight @ read + decoder.output.bias)
         alphas.append(alpha)
     return torch.stack(logits), torch.stack(alphas)
@@ -69,11 +76,15 @@ def _captions(lengths: list[list[int]]) -> tuple[Tensor, Tensor]:
     return encoded, torch.tensor(lengths)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("tied", "context_readout"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("lengths", [[[6, 4], [5, 3]], [[3, 7], [4, 0]], [[2, 2], [5, 0]]], ids=["sorted", "unsorted", "empty"])
-def test_the_decoder_computes_the_equations_of_the_paper(lengths: list[list[int]], tied: bool) -> None:  # noqa: FBT001 - a case
+def test_the_decoder_computes_the_equations_of_the_paper(
+    lengths: list[list[int]],
+    tied: bool,  # noqa: FBT001 - a case
+    context_readout: bool,  # noqa: FBT001 - a case
+) -> None:
     """Teacher-forced logits and alphas equal those of an independent implementation, whatever the captions' lengths."""
-    decoder = _decoder(tie_embeddings=tied)
+    decoder = _decoder(tie_embeddings=tied, context_readout=context_readout)
     encoder_out = torch.randn(2, P, D, dtype=torch.float64)
     encoded, caption_lengths = _captions(lengths)
     with torch.no_grad():
@@ -120,9 +131,10 @@ def test_the_grid_is_projected_once_for_a_whole_caption(monkeypatch: pytest.Monk
     assert calls == [(2, P, D)]
 
 
-def test_a_decoder_learns_with_every_weight() -> None:
+@pytest.mark.parametrize("context_readout", [False, True])
+def test_a_decoder_learns_with_every_weight(context_readout: bool) -> None:  # noqa: FBT001 - a case
     """The loss and the regulariser reach every parameter: none is left out of the graph."""
-    decoder = _decoder(dropout=0.3).train()
+    decoder = _decoder(dropout=0.3, context_readout=context_readout).train()
     encoded, lengths = _captions([[6, 4], [5, 3]])
     logits, targets, alphas = decoder(torch.randn(2, P, D, dtype=torch.float64), encoded, lengths)
     (nn.functional.cross_entropy(logits, targets) + doubly_stochastic_penalty(alphas)).backward()
@@ -206,9 +218,10 @@ def test_scheduled_sampling_replaces_as_many_words_as_asked(monkeypatch: pytest.
     assert set(words[..., 1:].unique().tolist()) == {5, sure}
 
 
-def test_reading_without_an_image_is_reading_with_an_image_of_zeros() -> None:
+@pytest.mark.parametrize("context_readout", [False, True])
+def test_reading_without_an_image_is_reading_with_an_image_of_zeros(context_readout: bool) -> None:  # noqa: FBT001 - a case
     """The language model is the same decoder, not another one: equal logits for the same words."""
-    decoder = _decoder()
+    decoder = _decoder(context_readout=context_readout)
     encoded, lengths = _captions([[6, 6]])
     with torch.no_grad():
         expected, _, _ = decoder(torch.zeros(1, P, D, dtype=torch.float64), encoded, lengths)
@@ -216,9 +229,10 @@ def test_reading_without_an_image_is_reading_with_an_image_of_zeros() -> None:
         torch.testing.assert_close(decoder.logits(hidden).flatten(0, 1), expected)
 
 
-def test_ignored_images_change_nothing_until_training_gives_them_weight() -> None:
+@pytest.mark.parametrize("context_readout", [False, True])
+def test_ignored_images_change_nothing_until_training_gives_them_weight(context_readout: bool) -> None:  # noqa: FBT001 - a case
     """After `ignore_images` every image gives the language model's logits; the gradient reaches what leads from the image."""
-    decoder = _decoder()
+    decoder = _decoder(context_readout=context_readout)
     encoded, lengths = _captions([[6, 4], [5, 3]])
     decoder.ignore_images()
     with torch.no_grad():
@@ -229,6 +243,20 @@ def test_ignored_images_change_nothing_until_training_gives_them_weight() -> Non
     for weight in (decoder.initial.weight, decoder.context_gates.weight):
         assert weight.grad is not None
         assert weight.grad[:, :D].abs().min() > 0
+
+
+def test_without_attention_every_word_reads_the_mean_cell() -> None:
+    """With attention_dim 0 an image counts as its mean cell: the logits are those of a map that is this cell everywhere."""
+    torch.manual_seed(2)
+    decoder, attending = _decoder(attention_dim=0), _decoder()
+    same = {name: weight for name, weight in decoder.state_dict().items() if not name.startswith("attention.")}
+    attending.load_state_dict(same, strict=False)
+    grid = torch.randn(2, P, D, dtype=torch.float64)
+    encoded, lengths = _captions([[5, 3], [4, 0]])
+    logits, _, alphas = decoder(grid, encoded, lengths)
+    expected, _, _ = attending(grid.mean(1, keepdim=True).expand(-1, P, -1), encoded, lengths)
+    torch.testing.assert_close(logits, expected)
+    assert sorted(alphas.unique().tolist()) == [0.0, pytest.approx(1 / P)]
 
 
 def test_tied_embeddings_are_one_tensor() -> None:
@@ -254,7 +282,8 @@ def test_the_doubly_stochastic_penalty_has_known_values() -> None:
         {"vocab_size": 0},
         {"embed_dim": -1},
         {"decoder_dim": 0},
-        {"attention_dim": 0},
+        {"attention_dim": -1},
+        {"feature_dim": -1},
         {"dropout": 1.0},
         {"dropout": -0.1},
         {"embedding_dropout": 1.0},

@@ -1,7 +1,8 @@
 """The project's own gate: the captioner that ships captions fixed photographs, as CI would, and is held against a baseline.
 
 Eight photographs are too few for n-grams to mean much: there it is perplexity that tells whether the network got worse, under the
-default rules, which ask for a drop that is both large and significant. The 964 development photographs, where they are, see more.
+default rules, which ask for a drop that is both large and significant. They see a network that is disturbed; that it no longer
+looks at the photographs is seen by the 964 development photographs, where they are.
 """
 
 import faulthandler
@@ -114,7 +115,7 @@ def _named(value: object) -> str:
     return value if isinstance(value, str) else str(getattr(value, "__name__", value))
 
 
-DAMAGES = [("examples", _noise), ("examples", Decoder.ignore_images), ("dev", _ignore_attention)]
+DAMAGES = [("examples", _noise), ("dev", Decoder.ignore_images), ("dev", _ignore_attention)]
 
 
 @pytest.mark.parametrize(("photographs", "damage"), DAMAGES, indirect=["photographs"], ids=_named)

@@ -1,9 +1,13 @@
 """The checkpoint that ships: it is there, says what it is, and captions photographs that it has never seen."""
 
+import hashlib
+import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,7 +16,9 @@ from capt.decoding import DecodingOptions, decode, reference_nll
 from capt.images import open_image, to_array
 from jobs.training.dataset import read_dataset
 
+ROOT = Path(__file__).parents[1]
 MEGABYTE = 1_000_000
+ROUNDING = 0.4  # what bfloat16, in which the documents' figures were taken, moves them beside the baseline's float32
 PEOPLE = {"man", "woman", "boy", "girl", "person", "people", "men", "women", "child", "lady"}
 WITH_PEOPLE = ("astronaut.jpg", "officer.jpg", "photographer.jpg")
 
@@ -57,3 +63,20 @@ def test_it_finds_likely_what_people_wrote(shipped: Checkpoint, data_dir: Path) 
     figures = [figure for image in reference_nll(shipped.captioner.decoder, encoded, references) for figure in image]
     perplexity = math.exp(sum(nll for nll, _ in figures) / sum(tokens for _, tokens in figures))
     assert perplexity < 1.15 * shipped.card["validation"]["perplexity"]
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/captioner.md"])
+def test_documented_figures_are_those_of_the_committed_baseline(document: str) -> None:
+    """Every score in README and model card, and each end of its interval, is what the self-gate's baseline holds."""
+    measured = json.loads(pq.read_schema(ROOT / "tests" / "baselines" / "dev.parquet").metadata[b"capt_scores"])
+    text = (ROOT / document).read_text()
+    rows = re.findall(r"^\| ([A-Za-z0-9-]+)[^|]* \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|", text, flags=re.MULTILINE)
+    assert len(rows) == len(measured["scores"])
+    for name, *shown in rows:
+        score = measured["scores"][name.replace("BLEU-", "Bleu_").replace("ROUGE-", "ROUGE_")]
+        expected = [score["shown_times"] * score[end] for end in ("value", "low", "high")]
+        assert [float(number) for number in shown] == pytest.approx(expected, abs=ROUNDING), name
+    assert measured["conditions"]["run"]["checkpoint_sha256"] == hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest()
+    unknown = f"{measured['figures']['unknown_reference_words']:.1%}".replace("%", " %")
+    assert unknown in text
+    assert f"{len(read_header().vocabulary):,}" in text

@@ -166,7 +166,7 @@ def _comparable(epochs: Sequence[Epoch]) -> list[Epoch]:
 @pytest.mark.parametrize("stop", [(1, 1), (3, 1), (4, 2)])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: tuple[int, int], averaging: float) -> None:
     """Stopped in the middle of an epoch and resumed, weights, log and chosen epoch are exactly those of a run left alone."""
-    options = _options(epochs=5, weight_averaging=averaging)
+    options = _options(epochs=5, weight_averaging=averaging, start_share=averaging / 2)
     whole = _learn(_run(tmp_path / "whole", options))
     with pytest.raises(KeyboardInterrupt):
         _learn(_run(tmp_path / "parts", options), listener=_Silent(stop))

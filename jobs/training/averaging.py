@@ -4,8 +4,9 @@ In: a network while it learns, or checkpoints of one network. Out: the same netw
 need not know how an average is kept.
 
 Source:
-    Polyak and Juditsky 1992; the warm-up of the decay is TensorFlow's ExponentialMovingAverage. Wortsman et al. 2022 (averages of
-    checkpoints that began alike).
+    Polyak and Juditsky 1992; the warm-up of the decay is TensorFlow's ExponentialMovingAverage. Wortsman et al. 2022 (Model
+    soups): averages of checkpoints that began alike. Wortsman et al. 2022 (Robust fine-tuning of zero-shot models): weights
+    between those that training began with and what came of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,18 +21,23 @@ from capt.errors import InputError
 
 
 class WeightAverage:
-    """The exponential moving average of some parameters."""
+    """The exponential moving average of some parameters, on request mixed with what they began as."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float, *, start_share: float = 0.0) -> None:
         """Begin with the parameters as they are.
 
         Args:
             parameters: What is averaged.
             decay: Share of the old average that a step keeps, once warm; 0 makes the average the parameters themselves.
+            start_share: Share of the parameters as they are now in what is put in their place later.
         """
-        self._parameters, self._decay = list(parameters), decay
+        self._parameters, self._decay, self._start_share = list(parameters), decay, start_share
         self.steps = 0
-        self.average: list[Tensor] = [parameter.detach().clone() for parameter in self._parameters] if decay else []
+        self.average: list[Tensor] = self._copies() if decay else []
+        self._start: list[Tensor] = self._copies() if start_share else []
+
+    def _copies(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self._parameters]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -43,19 +49,24 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the average in the parameters' place for a while."""
-        self._swap()
+        """Put the average, mixed with the start, in the parameters' place for a while."""
+        if not self.average and not self._start:
+            yield
+            return
+        own = self._copies()
+        mixed = self.average or own
+        if self._start:
+            mixed = [tensor.lerp(start, self._start_share) for tensor, start in zip(mixed, self._start, strict=True)]
+        self._put(mixed)
         try:
             yield
         finally:
-            self._swap()
+            self._put(own)
 
     @torch.no_grad()
-    def _swap(self) -> None:
-        for average, parameter in zip(self.average, self._parameters, strict=False):
-            kept = parameter.clone()
-            parameter.copy_(average)
-            average.copy_(kept)
+    def _put(self, tensors: Sequence[Tensor]) -> None:
+        for parameter, tensor in zip(self._parameters, tensors, strict=True):
+            parameter.copy_(tensor)
 
 
 def average_checkpoints(paths: Sequence[Path], output: Path) -> None:

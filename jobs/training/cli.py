@@ -135,7 +135,9 @@ def train(
     ] = 5,
     embed_dim: Annotated[int, typer.Option(min=1, help="Dimension of word embeddings.", rich_help_panel="Model")] = 300,
     decoder_dim: Annotated[int, typer.Option(min=1, help="Dimension of the LSTM's state.", rich_help_panel="Model")] = 512,
-    attention_dim: Annotated[int, typer.Option(min=1, help="Dimension of the attention.", rich_help_panel="Model")] = 512,
+    attention_dim: Annotated[
+        int, typer.Option(min=0, help="Dimension of the attention; 0 reads the mean cell instead.", rich_help_panel="Model")
+    ] = 512,
     dropout: Annotated[
         float | None,
         typer.Option(
@@ -157,6 +159,9 @@ def train(
         typer.Option(min=0.0, max=0.95, help="Share of a projected cell dropped; by default 0.", rich_help_panel="Model"),
     ] = None,
     tie_embeddings: Annotated[bool, typer.Option(help="Output layer shares the embeddings.", rich_help_panel="Model")] = True,
+    context_readout: Annotated[
+        bool, typer.Option(help="Words are read out of the attended context, too.", rich_help_panel="Model")
+    ] = True,
     epochs: Annotated[int, typer.Option(help="How many, at most.", rich_help_panel="Training")] = 20,
     batch_size: Annotated[
         int | None,
@@ -198,6 +203,9 @@ def train(
     ] = 4,
     weight_averaging: Annotated[
         float, typer.Option(help="Decay of the average of weights that is stored; 0 stores the last.", rich_help_panel="Training")
+    ] = 0.0,
+    start_share: Annotated[
+        float, typer.Option(help="Share of the weights of --start-from in what is stored.", rich_help_panel="Training")
     ] = 0.0,
     select: Annotated[
         str, typer.Option(help="Choose the best epoch by CIDEr, Bleu_4 or perplexity.", rich_help_panel="Training")
@@ -266,6 +274,7 @@ def train(
             tie_embeddings=tie_embeddings,
             embedding_dropout=embedding_dropout,
             feature_dim=feature_dim,
+            context_readout=context_readout,
             feature_dropout=feature_dropout,
         ),
         options=stage_options(
@@ -287,6 +296,7 @@ def train(
             encoder_learning_rate=encoder_learning_rate,
             patience=patience,
             weight_averaging=weight_averaging,
+            start_share=start_share,
             select=_one_of(Selection, select, "--select"),
             max_caption_length=max_caption_length,
             seed=seed,

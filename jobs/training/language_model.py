@@ -213,7 +213,7 @@ def partial_cross_entropy(decoder: Decoder, hidden: Tensor, targets: Tensor, wor
     absent[occurring] = False
     drawn = absent.nonzero()[:, 0][torch.randperm(others, device=targets.device)[:words]]
     compared = torch.cat([occurring, drawn])
-    read = decoder.readout(decoder.dropout(hidden))
+    read = decoder.read_out(hidden)
     logits = nn.functional.linear(read, decoder.output.weight[compared], decoder.output.bias[compared]).float()
     stands_for = torch.zeros_like(logits[0])
     stands_for[len(occurring) :] = math.log(others / words)

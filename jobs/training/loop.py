@@ -164,7 +164,7 @@ def train(run: Training, objective: Objective, validating: EncodedSplit, listene
     """
     captioner, options = run.captioner, run.options
     optimiser = _optimiser(captioner, options)
-    average = WeightAverage(_learning(optimiser), options.weight_averaging)
+    average = WeightAverage(_learning(optimiser), options.weight_averaging, start_share=options.start_share)
     state = State(network=captioner, optimiser=optimiser, average=average)
     epochs: list[Epoch] = []
     if resume:

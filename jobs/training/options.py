@@ -45,6 +45,7 @@ class TrainingOptions:
         patience: Epochs without a better validation before training stops; 0 never stops early.
         weight_averaging: Decay of a running average of the decoder's weights, which is what is validated and stored; 0 stores the
             weights themselves.
+        start_share: Share of the weights that training began with in what is validated and stored; for --start-from.
         select: By which validation figure the best epoch is chosen.
         max_caption_length: Words of a training caption that are read; validation reads all.
         seed: Of everything random.
@@ -70,6 +71,7 @@ class TrainingOptions:
     encoder_learning_rate: float = 1e-4
     patience: int = 4
     weight_averaging: float = 0.0
+    start_share: float = 0.0
     select: Selection = Selection.CIDER
     max_caption_length: int = 50
     seed: int = 1
@@ -98,7 +100,7 @@ class TrainingOptions:
         )
         _check_least(values, (*not_negative, "bleu_weight"), 0)
         _check_positive(values, ("learning_rate", "gamma", "encoder_learning_rate"))
-        _check_share(values, ("weight_averaging", "label_smoothing", "scheduled_sampling"))
+        _check_share(values, ("weight_averaging", "start_share", "label_smoothing", "scheduled_sampling"))
         for name in ("label_smoothing", "scheduled_sampling"):
             if self.self_critical and values[name]:
                 message = f"{_option(name)} belongs to cross-entropy; leave it out with --self-critical."

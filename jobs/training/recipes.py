@@ -33,7 +33,7 @@ class Scope(StrEnum):
 _MACHINE = ("device", "workers", "feature-cache")  # what decides nothing but where and how fast
 _DATA = ("references", "train-split", "val-split", "train-images", "val-images", "limit")
 _NETWORK = ("encoder", "layer", "stride-in-1x1", "weights", "word-vectors", "min-frequency")
-_SIZES = ("embed-dim", "decoder-dim", "attention-dim", "feature-dim", "tie-embeddings")
+_SIZES = ("embed-dim", "decoder-dim", "attention-dim", "feature-dim", "tie-embeddings", "context-readout")
 _DROPOUTS = ("dropout", "embedding-dropout", "feature-dropout")
 _ABOUT = MappingProxyType(
     {"text-": "text", "words-": "words-epochs"}
@@ -50,6 +50,7 @@ SCOPES: Mapping[str, Scope] = MappingProxyType(
 DECIDED = frozenset(  # by the recipe, for each stage; beside it they are refused
     {
         "start-from",
+        "start-share",
         "self-critical",
         "learning-rate",
         "warm-up",

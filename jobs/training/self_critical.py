@@ -2,8 +2,8 @@
 
 In: encoded images and their captions. Out: a loss for each batch. Apart, because nothing here is told which word comes next.
 
-`<end>` is a word of the reward, so that a caption that breaks off earns less. Captions are drawn, and made likelier, without
-dropout: it is the network that captions which is trained.
+`<end>` is a word of the reward, so that a caption that breaks off earns less. Captions are drawn, and made likelier, with
+dropout: without it the network learns its few images by heart, and the reward on others falls.
 
 Source:
     Rennie et al. 2017 (self-critical sequence training); Luo 2020 (A better variant of self-critical sequence training: several
@@ -49,7 +49,7 @@ class SelfCritical:
         Returns:
             The loss, whose gradient is that of the expected reward, turned round; −log p is of the captions drawn.
         """
-        decoder = self._run.captioner.decoder.eval()
+        decoder = self._run.captioner.decoder.train()
         with computing(self._run.captioner):
             drawn = sample_captions(decoder, encoder_out, self._run.options.samples, MAX_TOKENS)
         rewards = self._reward(drawn, chosen)

@@ -84,6 +84,7 @@ class NetworkPlan:
         tie_embeddings: Whether the output layer uses the embeddings.
         feature_dim: F, dimension to which a grid cell is projected first; 0 reads it as it is.
         feature_dropout: Share of a projected cell dropped; None is 0.
+        context_readout: Whether words are read out of the attended context too.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -99,6 +100,7 @@ class NetworkPlan:
     tie_embeddings: bool = True
     feature_dim: int = 0
     feature_dropout: float | None = None
+    context_readout: bool = True
 
     def dropouts(self) -> dict[str, float]:
         """Name the shares that were chosen."""
@@ -233,7 +235,7 @@ def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch
         preprocessing=preprocessing,
         options=plan.options,
         output=plan.output,
-        card=_card(plan, learning, validating, split, facts),
+        card=_card(plan, captioner.config, (learning, validating, split), facts),
         fingerprint=_fingerprint(plan, learning, validating, texts),
     )
     if plan.words.epochs:
@@ -266,6 +268,9 @@ def _check_plan(plan: TrainingPlan) -> None:
     """Refuse choices that do not go together."""
     if plan.options.self_critical and plan.network.start_from is None:
         message = "--self-critical goes on from a checkpoint that was trained by cross-entropy; name it with --start-from."
+        raise InputError(message)
+    if plan.options.start_share and plan.network.start_from is None:
+        message = "--start-share is a share of the weights of --start-from; give that as well, or leave it out."
         raise InputError(message)
     if plan.options.self_critical and plan.words.epochs:
         message = "--words-epochs lets the encoder learn before cross-entropy; leave it out with --self-critical."
@@ -370,6 +375,7 @@ def _build(
         attention_dim=network.attention_dim,
         tie_embeddings=network.tie_embeddings,
         feature_dim=network.feature_dim,
+        context_readout=network.context_readout,
         **network.dropouts(),
     )
     captioner = Captioner(config, encoder, preprocessing)
@@ -420,10 +426,13 @@ def _fingerprint(plan: TrainingPlan, learning: CaptionedImages, validating: Capt
 
 
 def _card(
-    plan: TrainingPlan, learning: CaptionedImages, validating: CaptionedImages, split: str, facts: dict[str, Any]
+    plan: TrainingPlan, config: ModelConfig, data: tuple[CaptionedImages, CaptionedImages, str], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    network = {**asdict(plan.network), "weights": plan.network.weights.name if plan.network.weights else None}
-    network = {name: value for name, value in network.items() if name not in {"word_vectors", "start_from"}}
+    learning, validating, split = data
+    network = config.to_dict()  # not the plan's: a run that goes on from a checkpoint has that one's
+    if plan.network.start_from is None:
+        network["weights"] = plan.network.weights.name if plan.network.weights else None
+        network["min_frequency"] = plan.network.min_frequency
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "command": plan.command,
