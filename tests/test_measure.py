@@ -57,7 +57,7 @@ def test_meteor_starts_once_and_first(java: CountingJava) -> None:
     (meteor,) = java.starts("meteor-1.5.jar")
     tokenizers = java.starts("PTBTokenizer")
     assert len(tokenizers) == 2
-    assert all(int(meteor[1]) < int(each[1]) for each in tokenizers)
+    assert all(int(meteor[0]) < int(each[0]) for each in tokenizers)  # by process number: what a start writes may be late
 
 
 def test_the_same_texts_need_no_java_again(java: CountingJava, tmp_path: Path) -> None:
