@@ -394,7 +394,7 @@ def _drawn(drawn: Drawn) -> list[list[tuple[int, ...]]]:
 def test_captions_are_drawn_as_often_as_they_are_likely() -> None:
     """The share of each drawn caption is its probability among captions without forbidden words, of every image on its own."""
     decoder, grid = _decoder(seed=3, end=1.0), _grid(2)
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     drawn = _drawn(sample_captions(decoder, grid, 4000, 2))
     for image in range(2):
         for words in [(END,), *((word, END) for word in WORDS), *itertools.product(WORDS, WORDS)]:
@@ -405,7 +405,7 @@ def test_captions_are_drawn_as_often_as_they_are_likely() -> None:
             steps = logits.double().softmax(-1)
             likely = math.prod(float(steps[step, word]) for step, word in enumerate(words))
             share = drawn[image].count(words) / 4000
-            assert share == pytest.approx(likely, abs=4 * math.sqrt(likely * (1 - likely) / 4000) + 1 / 4000), words
+            assert share == pytest.approx(likely, abs=4 * math.sqrt(likely * (1 - likely) / 4000) + 1e-9), words
 
 
 def test_drawn_captions_can_be_read_by_the_decoder() -> None:

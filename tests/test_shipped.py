@@ -46,7 +46,7 @@ def test_it_is_small_and_says_what_it_is() -> None:
 
 def test_it_captions_the_examples(shipped: Checkpoint) -> None:
     """Each example photograph gets a sentence in known words, hardly any twice, and people are seen where people are."""
-    photos = sorted((Path(__file__).parents[1] / "examples" / "photos").glob("*.jpg"))
+    photos = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
     found = decode(shipped.captioner.decoder, _encode(shipped, list(photos)), DecodingOptions())
     captions = {photo.name: shipped.vocabulary.decode(each.indices) for photo, each in zip(photos, found, strict=True)}
     assert len(set(captions.values())) >= len(photos) - 1  # strange photographs may look alike to it
