@@ -38,6 +38,11 @@ class Interruption:
         """Whether the job is to stop."""
         return self.signal is not None
 
+    def pass_on(self) -> None:
+        """Deliver what came meanwhile to the earlier handlers; for work that a signal must not cut in two."""
+        if self.signal is not None:
+            signal.raise_signal(self.signal)
+
     def _notice(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:
             if sys.stderr.isatty():

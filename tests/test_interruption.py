@@ -43,3 +43,17 @@ def test_other_threads_watch_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_a_signal_is_passed_on_afterwards() -> None:
+    """Work that must not be cut in two is finished; then the signal does what it would have done. Without one nothing happens."""
+    with Interruption() as interruption:
+        pass
+    interruption.pass_on()
+    done = []
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("the rest")
+    with pytest.raises(KeyboardInterrupt):
+        interruption.pass_on()
+    assert done

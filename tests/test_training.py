@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -564,3 +565,19 @@ def test_one_epoch_can_be_drawn(tmp_path: Path) -> None:
     """The picture exists from the first epoch on."""
     draw_curves(EPOCHS[:1], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_ctrl_c_waits_until_the_files_of_an_epoch_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interruption in the middle of TensorBoard's work, which could lock it for ever, comes after the picture is drawn."""
+    watcher = Watcher(tmp_path, Console(file=io.StringIO()))
+    write = watcher._record
+
+    def write_interrupted(epoch: Epoch) -> None:
+        signal.raise_signal(signal.SIGINT)
+        write(epoch)
+
+    monkeypatch.setattr(watcher, "_record", write_interrupted)
+    with pytest.raises(KeyboardInterrupt), watcher:
+        watcher.epoch(EPOCHS[:1])
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert (tmp_path / "curves.png").exists()

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from jobs.interruption import Interruption
 from jobs.training.loop import Epoch
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -109,7 +110,9 @@ class Watcher:
         if self._live:
             self._live.stop()
         if self._writer:
-            self._writer.close()
+            with Interruption() as interruption:
+                self._writer.close()
+            interruption.pass_on()
 
     def say(self, sentence: str) -> None:
         """Show a sentence.
@@ -137,9 +140,17 @@ class Watcher:
     def epoch(self, epochs: Sequence[Epoch]) -> None:
         """Show an epoch that ended, and bring the files up to date.
 
+        Ctrl-C waits until they are: TensorBoard writes in a thread, and an interruption that falls between taking its lock and
+        knowing that it was taken would leave closing to wait for ever.
+
         Args:
             epochs: All so far.
         """
+        with Interruption() as interruption:
+            self._tell(epochs)
+        interruption.pass_on()
+
+    def _tell(self, epochs: Sequence[Epoch]) -> None:
         self._epochs, self._status = tuple(epochs), ""
         if self._live is None and not self._quiet:
             if not self._shown:
