@@ -7,7 +7,7 @@ ever executed, and a file that was cut, altered or written by something else is 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,35 @@ def load_checkpoint(path: Path | None = None) -> Checkpoint:
         sha256=hashlib.sha256(content).hexdigest(),
         path=path,
     )
+
+
+def check_agreement(checkpoints: Mapping[Path, tuple[Vocabulary, Preprocessing]]) -> None:
+    """Refuse checkpoints that cannot write captions together.
+
+    Args:
+        checkpoints: Of each its words and how images are prepared for it.
+
+    Raises:
+        CheckpointError: If they differ in these.
+    """
+    first, *others = checkpoints
+    for other in others:
+        for what, here, there in zip(("words", "preprocessing"), checkpoints[first], checkpoints[other], strict=True):
+            if here != there:
+                message = f"{other} has not the {what} of {first}; give checkpoints that agree in it to --checkpoint."
+                raise CheckpointError(message)
+
+
+def joint_digest(digests: Sequence[str]) -> str:
+    """Name several checkpoints that work together.
+
+    Args:
+        digests: sha256 of each file.
+
+    Returns:
+        The only one's, or sha256 of all in their order.
+    """
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def save_checkpoint(  # noqa: PLR0913 - a checkpoint has as many parts

@@ -11,19 +11,41 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import getitem
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from capt.errors import InputError
-from capt.model import Decoder, Memory, State
+from capt.model import Decoder
 from capt.vocabulary import Vocabulary
 
 FORBIDDEN = (Vocabulary.pad, Vocabulary.start, Vocabulary.unk)
 """What no caption may contain, however likely the decoder finds it."""
 
 _MAX_BEAM_SIZE = 100
+
+
+class Predictor(Protocol):
+    """What can write captions: a `Decoder`, or several as one `EnsembleDecoder`. Memory and state are its own business."""
+
+    def remember(self, encoder_out: Tensor, /) -> Any:  # noqa: ANN401
+        """Make of encoded images `(N, P, D)` what every step reads, once."""
+        ...
+
+    def begin(self, memory: Any, captions: int, /) -> Any:  # noqa: ANN401
+        """Make the first state of so many captions of each image."""
+        ...
+
+    def predict(self, memory: Any, words: Tensor, state: Any, /) -> tuple[Tensor, Any, Tensor]:  # noqa: ANN401
+        """Give log probabilities `(N, K, V)` of what follows the words `(N, K)`, the state after, and alpha `(N, K, P)`."""
+        ...
+
+    def __call__(
+        self, encoder_out: Tensor, encoded_captions: Tensor, caption_lengths: Tensor, /
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Read given captions and predict each next word, as `Decoder.forward` does."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +123,7 @@ def length_normaliser(tokens: int, length_penalty: float) -> float:
     return float(((5.0 + tokens) / 6.0) ** length_penalty)
 
 
-def decode(decoder: Decoder, encoder_out: Tensor, options: DecodingOptions, *, with_alphas: bool = False) -> list[Hypothesis]:
+def decode(decoder: Predictor, encoder_out: Tensor, options: DecodingOptions, *, with_alphas: bool = False) -> list[Hypothesis]:
     """Find a caption for each image, greedily at beam size 1, by beam search above.
 
     Args:
@@ -127,7 +149,7 @@ def decode(decoder: Decoder, encoder_out: Tensor, options: DecodingOptions, *, w
 
 
 def greedy_search(
-    decoder: Decoder, encoder_out: Tensor, options: DecodingOptions, *, with_alphas: bool = False
+    decoder: Predictor, encoder_out: Tensor, options: DecodingOptions, *, with_alphas: bool = False
 ) -> list[Hypothesis]:
     """Take the likeliest word at each step.
 
@@ -140,7 +162,7 @@ def greedy_search(
     Returns:
         N hypotheses, in input order.
     """
-    images = encoder_out.shape[0]
+    images, cells = encoder_out.shape[:2]
     memory = decoder.remember(encoder_out)
     state = decoder.begin(memory, 1)
     words = encoder_out.new_full((images, 1), Vocabulary.start, dtype=torch.long)
@@ -156,7 +178,7 @@ def greedy_search(
         ended = words[:, 0] == Vocabulary.end
         for row in ended.nonzero()[:, 0].tolist():
             image = int(active[row])
-            alphas = torch.stack(looked[image]) if with_alphas and looked[image] else _no_alphas(memory, with_alphas=with_alphas)
+            alphas = torch.stack(looked[image]) if with_alphas and looked[image] else _no_alphas(cells, with_alphas=with_alphas)
             found[image] = Hypothesis(
                 indices=tuple(written[row, 0].tolist()), log_prob=float(log_prob[row]), num_tokens=position + 1, alphas=alphas
             )
@@ -178,8 +200,8 @@ class _Beams:
     """The open captions of the images still searched; the last axis of `written` and `looked` before P is the words so far."""
 
     images: list[int]  # M, which image each row is
-    memory: Memory
-    state: State  # h, c of (M, K, H)
+    memory: Any  # of the predictor
+    state: Any  # of M images and K captions
     log_prob: Tensor  # (M, K), −inf where there is no beam
     written: Tensor  # (M, K, T)
     looked: Tensor | None  # (M, K, T, P)
@@ -197,7 +219,7 @@ class _Beams:
 
 
 def beam_search(
-    decoder: Decoder, encoder_out: Tensor, options: DecodingOptions, *, with_alphas: bool = False
+    decoder: Predictor, encoder_out: Tensor, options: DecodingOptions, *, with_alphas: bool = False
 ) -> list[Hypothesis]:
     """Find the likeliest caption of each image by beam search.
 
@@ -240,7 +262,7 @@ def beam_search(
     return [_best(hypotheses, options) for hypotheses in finished]
 
 
-def _advance(decoder: Decoder, beams: _Beams, options: DecodingOptions, finished: list[list[Hypothesis]]) -> _Beams:
+def _advance(decoder: Predictor, beams: _Beams, options: DecodingOptions, finished: list[list[Hypothesis]]) -> _Beams:
     """Write one more word in every beam; captions that end are put among the finished."""
     beam_size, length = options.beam_size, beams.written.shape[-1]
     start = beams.written.new_full((*beams.log_prob.shape, 1), Vocabulary.start)
@@ -301,12 +323,11 @@ def _best(hypotheses: list[Hypothesis], options: DecodingOptions) -> Hypothesis:
 
 
 def _next_words(
-    decoder: Decoder, reading: tuple[Memory, State], previous: Tensor, written: Tensor, options: DecodingOptions
-) -> tuple[Tensor, State, Tensor]:
+    decoder: Predictor, reading: tuple[Any, Any], previous: Tensor, written: Tensor, options: DecodingOptions
+) -> tuple[Tensor, Any, Tensor]:
     """Give the log probabilities (M, K, V) of every next word, −inf for those that may not follow."""
     memory, before = reading
-    state, alpha = decoder.step(memory, decoder.read_words(previous), before)
-    log_probs = decoder.logits(state.h, state.context).float().log_softmax(-1)
+    log_probs, state, alpha = decoder.predict(memory, previous, before)
     length = written.shape[-1]
     log_probs[..., list(FORBIDDEN)] = -math.inf
     ending = log_probs[..., Vocabulary.end].clone()
@@ -339,8 +360,8 @@ def _reorder(values: Tensor, origin: Tensor) -> Tensor:
     return values.gather(1, index)
 
 
-def _no_alphas(memory: Memory, *, with_alphas: bool) -> Tensor | None:
-    return torch.empty(0, memory.cells.shape[1]) if with_alphas else None
+def _no_alphas(cells: int, *, with_alphas: bool) -> Tensor | None:
+    return torch.empty(0, cells) if with_alphas else None
 
 
 class Drawn(NamedTuple):
@@ -413,7 +434,7 @@ def _longest_first(captions: Sequence[Sequence[int]]) -> list[int]:
 
 
 def reference_nll(
-    decoder: Decoder, encoder_out: Tensor, references: Sequence[Sequence[Sequence[int]]]
+    decoder: Predictor, encoder_out: Tensor, references: Sequence[Sequence[Sequence[int]]]
 ) -> list[list[tuple[float, int]]]:
     """Compute how unlikely the decoder finds given captions.
 

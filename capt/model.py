@@ -271,6 +271,20 @@ class Decoder(nn.Module):
         context, alpha = self._attend(memory, state.h)
         return _advance(words + self.context_gates(torch.cat([context, state.h], -1)), state.c), alpha
 
+    def predict(self, memory: Memory, words: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        """Advance every caption by one word, and judge every word as the next one.
+
+        Args:
+            memory: N images.
+            words: The previous words, `(N, K)`.
+            state: Before.
+
+        Returns:
+            Log probabilities `(N, K, V)` float32, the state after, and alpha `(N, K, P)`.
+        """
+        state, alpha = self.step(memory, self.read_words(words), state)
+        return self.logits(state.h, state.context).float().log_softmax(-1), state, alpha
+
     def read_words(self, words: Tensor) -> Tensor:
         """Turn words into their share of the LSTM's gates.
 

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from capt.captions import Status
-from capt.checkpoint import Checkpoint, load_checkpoint
 from capt.decoding import DecodingOptions, Hypothesis, decode, reference_nll
 from capt.device import choose_device, choose_precision
+from capt.ensemble import load_writers
 from capt.errors import CaptError, first_line
 from jobs.loading import LoadedBatch
 from jobs.options import NetworkOptions
@@ -52,10 +52,10 @@ class Network(Protocol):
 
 
 class TorchNetwork:
-    """A checkpoint on a device, with the options of its search."""
+    """A checkpoint, or several together, on a device, with the options of the search."""
 
     def __init__(self, options: NetworkOptions, decoding: DecodingOptions, stages: Stages) -> None:
-        """Load the checkpoint and bring it to its device.
+        """Load the checkpoints and bring them to their device.
 
         Args:
             options: Which, where, how.
@@ -67,8 +67,8 @@ class TorchNetwork:
         """
         self.device = choose_device(options.device)
         self.precision = choose_precision(options.precision, self.device)
-        self.checkpoint: Checkpoint = load_checkpoint(options.checkpoint)
-        self._captioner = self.checkpoint.captioner.to(self.device).set_precision(self.precision)
+        self.writers = load_writers(options.checkpoints)
+        self._captioner = self.writers.captioner.to(self.device).set_precision(self.precision)
         self._decoding, self._with_attention, self._stages = decoding, options.attention, stages
 
     def caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
@@ -103,7 +103,7 @@ class TorchNetwork:
         with self._stages.time(Stage.SEARCH):
             found = decode(self._captioner.decoder, encoder_out, self._decoding, with_alphas=self._with_attention)
         likelihoods: list[list[tuple[float, int]]] = [[] for _ in found]
-        vocabulary = self.checkpoint.vocabulary
+        vocabulary = self.writers.vocabulary
         encoded = [[vocabulary.encode(text) for text in texts or ()] for texts in references]
         if any(encoded):
             with self._stages.time(Stage.REFERENCES):
@@ -112,7 +112,7 @@ class TorchNetwork:
         return [self._describe(*each) for each in zip(found, likelihoods, unknown, strict=True)]
 
     def _describe(self, hypothesis: Hypothesis, likelihoods: list[tuple[float, int]], unknown: list[int]) -> Captioned:
-        decoded = self.checkpoint.vocabulary.decode
+        decoded = self.writers.vocabulary.decode
         others = [(decoded(each.indices), each.log_prob) for each in hypothesis.alternatives]
         return Captioned(
             caption=decoded(hypothesis.indices),

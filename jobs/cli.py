@@ -86,7 +86,11 @@ def run(
         int, typer.Option(min=1, help="Larger images are refused: decompression bombs.", rich_help_panel="Input")
     ] = 120_000_000,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Captioner to use; by default the one that ships.", rich_help_panel="Model")
+        list[Path] | None,
+        typer.Option(
+            help="Captioner to use, by default the one that ships; given several times, they write together.",
+            rich_help_panel="Model",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel="Model")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel="Model")] = "auto",
@@ -139,7 +143,7 @@ def run(
             source=source, image_root=image_root, split=split, limit=limit, max_pixels=max_pixels, references=references
         ),
         network=NetworkOptions(
-            checkpoint=checkpoint,
+            checkpoints=checkpoint or (),
             device=device,
             precision=precision,
             attention=attention,

@@ -4,7 +4,7 @@ In: plain values from the command line. Out: frozen options. Apart, because the 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,9 +28,9 @@ def default_workers() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """Which checkpoint (None: the one that ships) runs where and how; `device` and `precision` may be `auto`."""
+    """Which checkpoints (none: the one that ships; several write together) run where and how; some may be `auto`."""
 
-    checkpoint: Path | None = None
+    checkpoints: Sequence[Path] = ()
     device: str = AUTO
     precision: str = AUTO
     attention: bool = False

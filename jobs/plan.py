@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from capt.captions import Fingerprint
-from capt.checkpoint import DEFAULT_CHECKPOINT, read_header
+from capt.checkpoint import DEFAULT_CHECKPOINT, check_agreement, joint_digest, read_header
 from capt.errors import InputError, OutputError
 from capt.images import Preprocessing
 from capt.references import read_references
@@ -80,11 +80,11 @@ def prepare(options: RunOptions) -> Plan:
     """
     output = Output(options.output.path)
     output.check()
-    preprocessing, checkpoint_sha256 = _look_at_checkpoint(options.network.checkpoint)
+    preprocessing, checkpoint_sha256 = _look_at_checkpoints(options.network.checkpoints)
     source = open_source(options.source, output=options.output.path)
     book, references_sha256 = _read_book(options, source)
     asked = Fingerprint(
-        checkpoint_name=(options.network.checkpoint or DEFAULT_CHECKPOINT).name,
+        checkpoint_name="+".join(path.name for path in options.network.checkpoints or (DEFAULT_CHECKPOINT,)),
         checkpoint_sha256=checkpoint_sha256,
         decoding=options.decoding,
         attention=options.network.attention,
@@ -136,10 +136,14 @@ def describe(plan: Plan) -> list[str]:
     ]
 
 
-def _look_at_checkpoint(path: Path | None) -> tuple[Preprocessing, str]:
-    header = read_header(path)
-    with (path or DEFAULT_CHECKPOINT).open("rb") as file:
-        return header.preprocessing, hashlib.file_digest(file, "sha256").hexdigest()
+def _look_at_checkpoints(paths: Sequence[Path]) -> tuple[Preprocessing, str]:
+    headers = {path: read_header(path) for path in paths or (DEFAULT_CHECKPOINT,)}
+    check_agreement({path: (header.vocabulary, header.preprocessing) for path, header in headers.items()})
+    digests = []
+    for path in paths or (DEFAULT_CHECKPOINT,):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return next(iter(headers.values())).preprocessing, joint_digest(digests)
 
 
 def _read_book(options: RunOptions, source: Source) -> tuple[ReferenceBook | None, str | None]:

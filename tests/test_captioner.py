@@ -105,7 +105,7 @@ def test_attention_is_scaled_by_word() -> None:
 @pytest.fixture(scope="module")
 def network(tiny_checkpoint: Path) -> TorchNetwork:
     """Give the tiny checkpoint as a network."""
-    options = NetworkOptions(checkpoint=tiny_checkpoint, device="cpu", precision="float32", attention=True)
+    options = NetworkOptions(checkpoints=(tiny_checkpoint,), device="cpu", precision="float32", attention=True)
     return TorchNetwork(options, DecodingOptions(beam_size=3, max_length=5, alternatives=2), Stages())
 
 

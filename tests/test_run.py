@@ -33,7 +33,7 @@ def options(tiny_checkpoint: Path, photos: Path, tmp_path: Path) -> RunOptions:
     """Give options that caption the example photographs in shards of three, two at a time."""
     return RunOptions(
         source=SourceOptions(source=str(photos)),
-        network=NetworkOptions(checkpoint=tiny_checkpoint, device="cpu", precision="float32", batch_size=2, workers=2),
+        network=NetworkOptions(checkpoints=(tiny_checkpoint,), device="cpu", precision="float32", batch_size=2, workers=2),
         decoding=DECODING,
         output=OutputOptions(path=tmp_path / "out", shard_size=3),
     )
