@@ -291,6 +291,9 @@ def _sizes(config: "ModelConfig") -> Iterator[tuple[str, tuple[int, int]]]:
     """Name the tensors whose shapes bound all others, so that a false configuration allocates nothing."""
     yield "decoder.embedding.weight", (config.vocab_size, config.embed_dim)
     yield "decoder.attention.grid_projection.weight", (config.attention_dim, config.context_dim)
+    if config.detected_words:
+        yield "decoder.detected.detector.weight", (config.detected_words, config.encoder_dim)
+        yield "decoder.detected.gates.weight", (4 * config.decoder_dim, config.detected_dim)
     yield "decoder.context_gates.weight", (4 * config.decoder_dim, config.context_dim + config.decoder_dim)
 
 

@@ -372,7 +372,9 @@ class Drawn(NamedTuple):
     nll: Tensor  # (N, K) −log p of the tokens drawn, nats, summed
 
 
-def sample_captions(decoder: Decoder, encoder_out: Tensor, samples: int, max_length: int) -> Drawn:
+def sample_captions(
+    decoder: Decoder, encoder_out: Tensor, samples: int, max_length: int, *, detected: Tensor | None = None
+) -> Drawn:
     """Draw captions at random, each as often as the decoder finds it likely, words that no caption may contain left out.
 
     All captions of all images advance together and look at their image's map together; what has ended costs nothing any more.
@@ -382,12 +384,13 @@ def sample_captions(decoder: Decoder, encoder_out: Tensor, samples: int, max_len
         encoder_out: Encoded images, `(N, P, D)`.
         samples: K, captions an image.
         max_length: Tokens after which a caption stops, `<end>` or not.
+        detected: Logits of the words that are to count as detected, `(N, W)`; None asks the decoder's own detector.
 
     Returns:
         The captions, and how unlikely each was, with its gradient where gradients are computed. Randomness is torch's.
     """
     images, device = len(encoder_out), encoder_out.device
-    memory = decoder.remember(encoder_out)
+    memory = decoder.remember(encoder_out, detected)
     state = decoder.begin(memory, samples)
     captions = torch.full((images, samples, max_length + 1), Vocabulary.pad, device=device)
     captions[..., 0] = Vocabulary.start
@@ -398,7 +401,8 @@ def sample_captions(decoder: Decoder, encoder_out: Tensor, samples: int, max_len
     owners: list[Tensor] = []
     for position in range(1, max_length + 1):
         state, _ = decoder.step(memory, decoder.read_words(words), state)
-        read.append(decoder.read_out(state.h[going], None if state.context is None else state.context[going]))
+        context = None if state.context is None else state.context[going]
+        read.append(decoder.read_out(state.h[going], context, memory.added(going)))
         with torch.no_grad():
             drawn = _drawable(decoder, read[-1]).softmax(-1).multinomial(1)[:, 0]  # (M,)
         tokens.append(drawn)

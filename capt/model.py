@@ -32,7 +32,8 @@ class Precision(StrEnum):
     FLOAT16 = "float16"
 
 
-DROPOUTS = ("dropout", "embedding_dropout", "feature_dropout")
+_LIKELIHOOD_SCALE = 4.0  # likelihoods are mostly near 0; their projection begins with larger weights
+DROPOUTS = ("dropout", "embedding_dropout", "feature_dropout", "detected_dropout")
 """The fields of a configuration that are shares dropped in training."""
 
 
@@ -54,6 +55,10 @@ class ModelConfig:
         feature_dropout: Share of a projected cell dropped in training.
         context_readout: Whether a word is read out of the attended context too, not of the LSTM's state alone. Attention then
             follows the state that the word is read out of, and the LSTM reads that context with the next word.
+        detected_words: W, words of which a detector says how likely people use them about the image; the decoder reads all these
+            likelihoods at the start and at every step. 0 reads none.
+        detected_dim: R, dimension to which they are projected.
+        detected_dropout: Share of the projected likelihoods dropped in training.
     """
 
     encoder: EncoderConfig
@@ -68,15 +73,19 @@ class ModelConfig:
     feature_dim: int = 0
     feature_dropout: float = 0.0
     context_readout: bool = False
+    detected_words: int = 0
+    detected_dim: int = 512
+    detected_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Check that the sizes can be.
 
         Raises:
-            ValueError: If a size is not positive (A and F may be 0) or a dropout is not in [0, 1).
+            ValueError: If a size is not positive (A, F and W may be 0) or a dropout is not in [0, 1).
         """
-        for name in ("vocab_size", "encoder_dim", "embed_dim", "decoder_dim", "attention_dim", "feature_dim"):
-            least = 0 if name in {"attention_dim", "feature_dim"} else 1
+        may_be_none = {"attention_dim", "feature_dim", "detected_words"}
+        for name in ("vocab_size", "encoder_dim", "embed_dim", "decoder_dim", "detected_dim", *sorted(may_be_none)):
+            least = 0 if name in may_be_none else 1
             if getattr(self, name) < least:
                 message = f"{name} must be at least {least}, not {getattr(self, name)}"
                 raise ValueError(message)
@@ -111,11 +120,20 @@ class ModelConfig:
         return cls(**{**values, "encoder": EncoderConfig(**values["encoder"])})
 
 
+class Seen(NamedTuple):
+    """What the detected words of N images add to the decoder, computed once per image."""
+
+    start: Tensor  # (N, 2H) to the first h and c
+    gates: Tensor  # (N, 1, 4H) to the LSTM's gates, at every step
+    readout: Tensor  # (N, 1, E) to what words are read out of, at every step
+
+
 class Memory(NamedTuple):
     """N encoded images, with their projections, which are computed once per image and never per step or beam."""
 
     cells: Tensor  # (N, P, C) what is attended to
     projected: Tensor  # (N, P, A) the same, as attention compares it with the state
+    seen: Seen | None = None
 
     def select(self, images: Tensor) -> "Memory":
         """Keep some images.
@@ -126,7 +144,22 @@ class Memory(NamedTuple):
         Returns:
             The memory of M images.
         """
-        return Memory(self.cells[images], self.projected[images])
+        seen = None if self.seen is None else Seen(*(each[images] for each in self.seen))
+        return Memory(self.cells[images], self.projected[images], seen)
+
+    def added(self, chosen: Tensor | None = None) -> Tensor | None:
+        """Give what the detected words add where words are read out.
+
+        Args:
+            chosen: Which captions, or steps of captions, of the N images are meant, `(N, …)` bool; None means each image once.
+
+        Returns:
+            `(M, E)` of the M chosen, `(N, 1, E)` of all, or None where nothing is detected.
+        """
+        if self.seen is None or chosen is None:
+            return None if self.seen is None else self.seen.readout
+        image = torch.arange(len(chosen), device=chosen.device).view(-1, *(1,) * (chosen.dim() - 1)).expand_as(chosen)
+        return self.seen.readout[image[chosen], 0]
 
 
 class State(NamedTuple):
@@ -185,6 +218,67 @@ class Attention(nn.Module):
         return context, alpha
 
 
+class DetectedWords(nn.Module):
+    """Which words people would use about an image, and what follows from that for every word of its caption.
+
+    The detector is a linear layer on the mean cell of the encoder's grid; it learns before the decoder, and not with it.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the layers with random weights.
+
+        Args:
+            config: Sizes D, W, R, H and E.
+        """
+        super().__init__()
+        words, dim = config.detected_words, config.detected_dim
+        self.detector = nn.Linear(config.encoder_dim, words).requires_grad_(requires_grad=False)
+        self.projection = nn.Linear(words, dim)
+        self.start = nn.Linear(dim, 2 * config.decoder_dim, bias=False)
+        self.gates = nn.Linear(dim, 4 * config.decoder_dim, bias=False)
+        self.readout = nn.Linear(dim, config.embed_dim, bias=False)
+        self.projected_dropout = nn.Dropout(config.detected_dropout)
+        self.readout_dropout = nn.Dropout(config.dropout)
+
+    @torch.no_grad()
+    def adopt(self, weight: Tensor, bias: Tensor, frequencies: Tensor) -> None:
+        """Take a detector, and begin by counting how much likelier words are than usual.
+
+        Args:
+            weight: Of its linear layer, `(W, D)`.
+            bias: Of the same, `(W,)`.
+            frequencies: How likely each word is of any image, 0 to 1, `(W,)`.
+        """
+        self.detector.weight.copy_(weight)
+        self.detector.bias.copy_(bias)
+        self.projection.weight.mul_(_LIKELIHOOD_SCALE)
+        self.projection.bias.sub_(self.projection.weight @ frequencies)
+
+    def detect(self, encoder_out: Tensor) -> Tensor:
+        """Judge which words people would use.
+
+        Args:
+            encoder_out: `(N, P, D)`.
+
+        Returns:
+            A logit for each word, `(N, W)`.
+        """
+        logits: Tensor = self.detector(encoder_out.mean(1))
+        return logits
+
+    def forward(self, logits: Tensor) -> Seen:
+        """Say what the detected words add to the decoder.
+
+        Args:
+            logits: `(N, W)`.
+
+        Returns:
+            What is added to the first state, to every step's gates and to what every word is read out of.
+        """
+        read = self.projected_dropout(self.projection(logits.sigmoid()).relu())
+        return Seen(self.start(read), self.gates(read).unsqueeze(1), self.readout(self.readout_dropout(read)).unsqueeze(1))
+
+
 class Decoder(nn.Module):
     """An LSTM that writes a caption word by word while it attends over the image."""
 
@@ -206,6 +300,7 @@ class Decoder(nn.Module):
         self.context_gates = nn.Linear(context_dim + decoder_dim, 4 * decoder_dim, bias=False)
         self.readout = nn.Linear(decoder_dim, embed_dim)
         self.context_readout = nn.Linear(context_dim, embed_dim, bias=False) if config.context_readout else None
+        self.detected = DetectedWords(config) if config.detected_words else None
         self.output = nn.Linear(embed_dim, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout)
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
@@ -222,17 +317,21 @@ class Decoder(nn.Module):
         if self.config.tie_embeddings:
             self.output.weight = self.embedding.weight
 
-    def remember(self, encoder_out: Tensor) -> Memory:
+    def remember(self, encoder_out: Tensor, detected: Tensor | None = None) -> Memory:
         """Project the encoded images, once.
 
         Args:
             encoder_out: `(N, P, D)`.
+            detected: Logits of the words that are to count as detected, `(N, W)`; None asks the decoder's own detector.
 
         Returns:
             What every step reads.
         """
         cells = encoder_out if self.features is None else self.feature_dropout(self.features(encoder_out).relu())
-        return Memory(cells, self.attention.grid_projection(cells))
+        seen = None
+        if self.detected is not None:
+            seen = self.detected(self.detected.detect(encoder_out) if detected is None else detected)
+        return Memory(cells, self.attention.grid_projection(cells), seen)
 
     def begin(self, memory: Memory, captions: int) -> State:
         """Make the first state of K captions of each image, from its mean feature.
@@ -244,7 +343,8 @@ class Decoder(nn.Module):
         Returns:
             h and c, `(N, K, H)` each, and where words are read out of the context, that.
         """
-        h, c = self.initial(memory.cells.mean(1)).tanh().chunk(2, -1)
+        start = self.initial(memory.cells.mean(1))
+        h, c = (start if memory.seen is None else start + memory.seen.start).tanh().chunk(2, -1)
         context = None if self.context_readout is None else self._attend(memory, h.unsqueeze(1))[0]
         return State(h.unsqueeze(1), c.unsqueeze(1), context).each(Tensor.expand, -1, captions, -1)
 
@@ -264,6 +364,7 @@ class Decoder(nn.Module):
         Returns:
             The state after, and alpha `(N, K, P)`: where the network looked for the word that comes next.
         """
+        words = words if memory.seen is None else words + memory.seen.gates
         if state.context is not None:
             h, c, _ = _advance(words + self.context_gates(torch.cat([state.context, state.h], -1)), state.c)
             context, alpha = self._attend(memory, h)
@@ -283,7 +384,7 @@ class Decoder(nn.Module):
             Log probabilities `(N, K, V)` float32, the state after, and alpha `(N, K, P)`.
         """
         state, alpha = self.step(memory, self.read_words(words), state)
-        return self.logits(state.h, state.context).float().log_softmax(-1), state, alpha
+        return self.logits(state.h, state.context, memory.added()).float().log_softmax(-1), state, alpha
 
     def read_words(self, words: Tensor) -> Tensor:
         """Turn words into their share of the LSTM's gates.
@@ -297,48 +398,56 @@ class Decoder(nn.Module):
         gates: Tensor = self.word_gates(self.embedding_dropout(self.embedding(words)))
         return gates
 
-    def read_out(self, h: Tensor, context: Tensor | None = None) -> Tensor:
+    def read_out(self, h: Tensor, context: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
         """Turn states into what the words' embeddings are compared with.
 
         Args:
             h: State after the step, `(…, H)`.
             context: Its context, `(…, C)`, if it has one; without, that of no image.
+            seen: What the detected words of its image add (`Memory.added`), if there are any, `(…, E)`.
 
         Returns:
             `(…, E)`.
         """
         read: Tensor = self.readout(self.dropout(h))
-        return read if context is None or self.context_readout is None else read + self.context_readout(self.dropout(context))
+        if context is not None and self.context_readout is not None:
+            read = read + self.context_readout(self.dropout(context))
+        return read if seen is None else read + seen
 
-    def logits(self, h: Tensor, context: Tensor | None = None) -> Tensor:
+    def logits(self, h: Tensor, context: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
         """Judge every word of the vocabulary as the next one.
 
         Args:
-            h: State after the step, `(…, H)`.
-            context: Its context, `(…, C)`, if it has one.
+            h: State after the step, as in `read_out`.
+            context: Its context, if it has one.
+            seen: What detected words add.
 
         Returns:
             Raw logits, `(…, V)`.
         """
-        logits: Tensor = self.output(self.read_out(h, context))
+        logits: Tensor = self.output(self.read_out(h, context, seen))
         return logits
 
-    def read_without_image(self, words: Tensor) -> Tensor:
+    def read_without_image(self, words: Tensor, detected: Tensor | None = None) -> Tensor:
         """Read captions of no image: what `forward` does with an image of zeros, without attending to it.
 
         Args:
             words: From `<start>` on, `(B, T)`.
+            detected: Logits of the words that would be detected if there were an image, `(B, W)`, for a decoder that reads them.
 
         Returns:
-            The state after each word, `(B, T, H)`.
+            What each next word is read out of, `(B, T, E)`.
         """
-        h, c = self.initial.bias.tanh().expand(len(words), -1).chunk(2, -1)
+        seen = None if self.detected is None or detected is None else self.detected(detected)
+        start = self.initial.bias if seen is None else self.initial.bias + seen.start
+        h, c = start.tanh().expand(len(words), -1).chunk(2, -1)
         recurrent = self.context_gates.weight[:, self.config.context_dim :]
+        gates = self.read_words(words)
         hidden = []
-        for read in self.read_words(words).unbind(1):
+        for read in (gates if seen is None else gates + seen.gates).unbind(1):
             h, c, _ = _advance(read + nn.functional.linear(h, recurrent), c)
             hidden.append(h)
-        return torch.stack(hidden, 1)
+        return self.read_out(torch.stack(hidden, 1), None, None if seen is None else seen.readout)
 
     @torch.no_grad()
     def ignore_images(self) -> None:
@@ -352,7 +461,13 @@ class Decoder(nn.Module):
         self.context_gates.weight[:, : self.config.context_dim] = 0.0
 
     def forward(
-        self, encoder_out: Tensor, encoded_captions: Tensor, caption_lengths: Tensor, *, sampling: float = 0.0
+        self,
+        encoder_out: Tensor,
+        encoded_captions: Tensor,
+        caption_lengths: Tensor,
+        *,
+        sampling: float = 0.0,
+        detected: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Read given captions and predict each next word (teacher forcing).
 
@@ -363,13 +478,14 @@ class Decoder(nn.Module):
                 are sorted by falling length cost less: a step computes only the captions that some image still needs.
             sampling: Probability with which a word that is read is not the given one but drawn from what the decoder just
                 predicted (scheduled sampling).
+            detected: Logits of the words that are to count as detected, `(N, W)`; None asks the decoder's own detector.
 
         Returns:
             Logits of the M predicted words, `(M, V)`; the words they should be, `(M,)`; alphas `(N, K, T, P)`, 0 after a
             caption's end. The M words stand in the order image, caption, step.
         """
         steps = max(int(caption_lengths.max()) - 1, 0)
-        memory = self.remember(encoder_out)
+        memory = self.remember(encoder_out, detected)
         inputs, targets = encoded_captions[:, :, :steps], encoded_captions[:, :, 1 : steps + 1]
         words = None if sampling else self.read_words(inputs).unbind(2)  # T times (N, K, 4H)
         longest = caption_lengths.amax(0) - 1  # (K,) steps that the k-th captions need
@@ -378,23 +494,26 @@ class Decoder(nn.Module):
         for step in range(steps):
             needed = int((longest > step).nonzero().max()) + 1
             state = state.each(getitem, (slice(None), slice(needed)))
-            read = words[step][:, :needed] if words else self._read_own(inputs[:, :needed, step], state, step and sampling)
+            read = (
+                words[step][:, :needed] if words else self._read_own(inputs[:, :needed, step], memory, state, step and sampling)
+            )
             state, alpha = self.step(memory, read, state)
             hidden.append(state.h)
             contexts += [] if state.context is None else [state.context]
             alphas.append(alpha)
         alive = torch.arange(steps, device=targets.device) < (caption_lengths - 1).unsqueeze(-1)  # (N, K, T)
         captions = encoded_captions.shape[1]
-        logits = self.logits(_stack(hidden, captions)[alive], _stack(contexts, captions)[alive] if contexts else None)
+        attended = _stack(contexts, captions)[alive] if contexts else None
+        logits = self.logits(_stack(hidden, captions)[alive], attended, memory.added(alive))
         return logits, targets[alive], _stack(alphas, captions) * alive.unsqueeze(-1)
 
-    def _read_own(self, given: Tensor, state: State, sampling: float) -> Tensor:
+    def _read_own(self, given: Tensor, memory: Memory, state: State, sampling: float) -> Tensor:
         """Read given words `(N, K)`, some of them replaced by the decoder's own, drawn from its state before them."""
         chosen = torch.rand(given.shape, device=given.device) < sampling
         if chosen.any():
             with torch.no_grad():
                 context = None if state.context is None else state.context[chosen]
-                own = self.logits(state.h[chosen], context).float().softmax(-1).multinomial(1)[:, 0]
+                own = self.logits(state.h[chosen], context, memory.added(chosen)).float().softmax(-1).multinomial(1)[:, 0]
             given = given.masked_scatter(chosen, own)
         return self.read_words(given)
 
@@ -459,8 +578,11 @@ class Captioner(nn.Module):
             ValueError: If a share cannot be.
         """
         self.config = self.decoder.config = replace(self.config, **shares)  # type: ignore[arg-type] # shares are floats
-        for name in DROPOUTS:
+        for name in ("dropout", "embedding_dropout", "feature_dropout"):
             getattr(self.decoder, name).p = getattr(self.config, name)
+        if self.decoder.detected is not None:
+            self.decoder.detected.projected_dropout.p = self.config.detected_dropout
+            self.decoder.detected.readout_dropout.p = self.config.dropout
 
     def set_precision(self, precision: Precision | str) -> "Captioner":
         """Choose the numbers in which the encoder computes.

@@ -226,6 +226,11 @@ def test_vectors_are_the_same_each_time_and_leave_out_what_is_excluded(given: Pa
         (("--words-blocks", "0"), "--words-blocks"),
         (("--words-epochs", "1"), "leave out --words-epochs"),
         (("--words-epochs", "1", "--self-critical", "--start-from", "x.safetensors"), "leave it out"),
+        (("--words-folds", "1"), "--words-folds"),
+        (("--detected-dim", "8"), "--words-epochs or --detected-words"),
+        (("--detected-words", "missing.safetensors"), "Without --detected-dim"),
+        (("--detected-words", "missing.safetensors", "--detected-dim", "8"), "There is no missing.safetensors"),
+        (("--detected-words", "x", "--detected-dim", "8", "--words-epochs", "1"), "leave one of them out"),
         (("--self-critical",), "--start-from"),
         (("--start-share", "0.5"), "--start-from"),
         (("--views", "0"), "--views"),
@@ -363,6 +368,48 @@ def test_words_are_seen_first(given: Path, tmp_path: Path, start: Start) -> None
     assert ended.code == 0, ended.err
     taken = load_checkpoint(tmp_path / "other" / "best.safetensors").captioner.encoder.network.state_dict()
     assert all(torch.equal(value, taken[name]) for name, value in own.items())
+
+
+def test_the_decoder_reads_which_words_are_detected(given: Path, tmp_path: Path, start: Start) -> None:
+    """Words, text read as if there were images, images, then the metric; killed before images and resumed, nothing differs.
+
+    The checkpoint holds its detector; what was found is taken by other runs on the same images, and refused on others.
+    """
+    seen = _seen(given, tmp_path / "seen")
+
+    def arguments(name: str, *others: object) -> list[str]:
+        command, _, *options = _arguments(given, tmp_path / name, "--epochs", 1, *others)
+        return [command, str(seen), *options]
+
+    text = ("--text", given / "captions.token", "--text-epochs", 1)
+    more = ("--detected-dim", 6, "--detected-dropout", 0.2, *text)
+    ended = start(*arguments("run", "--words-epochs", 1, "--words-batch-size", 10, *more))
+    assert ended.code == 0, ended.err
+    found, best = tmp_path / "run" / "detected-words.safetensors", tmp_path / "run" / "best.safetensors"
+    checkpoint = load_checkpoint(best)
+    assert (checkpoint.captioner.config.detected_words, checkpoint.captioner.config.detected_dim) == (1, 6)
+    assert checkpoint.card["network"]["detected_dropout"] == 0.2
+    detector = checkpoint.captioner.decoder.state_dict()["detected.detector.weight"]
+    torch.testing.assert_close(detector, load_file(found)["weight"].half().float())
+    before = load_file(tmp_path / "run" / "last.safetensors")
+    (tmp_path / "run" / "state.safetensors").unlink()
+    ended = start(*arguments("run", "--words-epochs", 1, "--words-batch-size", 10, *more, "--resume"))
+    assert ended.code == 0, ended.err
+    weights = load_file(tmp_path / "run" / "last.safetensors")
+    assert all(torch.equal(before[name], weights[name]) for name in weights)
+    metric = ("--start-from", best, "--self-critical", "--learning-rate", 0.01)
+    told, alone = arguments("told", *metric, "--detected-words", found), arguments("alone", *metric)
+    assert start(*told).code == 0
+    ended = start(*alone)
+    assert ended.code == 0
+    assert "give --detected-words as well" in " ".join(ended.err.split())
+    told_of, not_told_of = (load_file(tmp_path / run / "last.safetensors") for run in ("told", "alone"))
+    assert any(not torch.equal(told_of[name], not_told_of[name]) for name in told_of)
+    others = ("--weights", tmp_path / "run" / "encoder.safetensors", "--detected-words", found, "--detected-dim", 6)
+    assert start(*arguments("other", *others)).code == 0
+    ended = start(*arguments("few", *others, "--limit", 3))
+    assert ended.code == 2
+    assert "other training images" in ended.err
 
 
 def test_the_encoder_of_a_checkpoint_learns_words_too(given: Path, tiny_checkpoint: Path, tmp_path: Path, start: Start) -> None:

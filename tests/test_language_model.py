@@ -183,30 +183,30 @@ def test_reading_that_diverges_ends_with_a_sentence(encoder: Encoder, tmp_path: 
 def _decoder() -> tuple[Captioner, Tensor, Tensor]:
     captioner = _captioner(Encoder(nn.Identity(), D), dropout=0.0, tie_embeddings=False)
     nn.init.normal_(captioner.decoder.output.weight)
-    hidden = torch.randn(5, 24, generator=torch.Generator().manual_seed(1))
-    return captioner, hidden, torch.tensor([4, 7, 4, 9, 2])
+    read = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
+    return captioner, read, torch.tensor([4, 7, 4, 9, 2])
 
 
 @pytest.mark.parametrize("words", [0, V - 4, V, 10_000])
 def test_all_words_compared_is_cross_entropy(words: int) -> None:
     """0, and at least as many as there are beside the targets, is the plain loss, gradients included."""
-    captioner, hidden, targets = _decoder()
-    hidden.requires_grad_()
-    (partial,) = torch.autograd.grad(partial_cross_entropy(captioner.decoder, hidden, targets, words), hidden)
-    (whole,) = torch.autograd.grad(nn.functional.cross_entropy(captioner.decoder.logits(hidden), targets), hidden)
+    captioner, read, targets = _decoder()
+    read.requires_grad_()
+    (partial,) = torch.autograd.grad(partial_cross_entropy(captioner.decoder, read, targets, words), read)
+    (whole,) = torch.autograd.grad(nn.functional.cross_entropy(captioner.decoder.output(read), targets), read)
     torch.testing.assert_close(partial, whole)
 
 
 def test_a_part_of_the_words_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over every possible choice of two other words, the mean of the softmax's denominator is exactly that of all words."""
-    captioner, hidden, _ = _decoder()
-    hidden, target = hidden[:1], torch.tensor([7])
+    captioner, read, _ = _decoder()
+    read, target = read[:1], torch.tensor([7])
     with torch.no_grad():
-        logits = captioner.decoder.logits(hidden).double()[0]
+        logits = captioner.decoder.output(read).double()[0]
         denominators = []
         for choice in itertools.combinations(range(V - 1), 2):
             monkeypatch.setattr("torch.randperm", lambda *_, choice=choice, **__: torch.tensor(choice))
-            loss = partial_cross_entropy(captioner.decoder, hidden, target, 2)
+            loss = partial_cross_entropy(captioner.decoder, read, target, 2)
             denominators.append(math.exp(float(loss) + float(logits[7])))  # loss = log Z − logit
     assert len(set(denominators)) > 100
     assert sum(denominators) / len(denominators) == pytest.approx(float(logits.exp().sum()), rel=1e-4)

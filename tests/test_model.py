@@ -28,16 +28,24 @@ def _decoder(**changes: object) -> Decoder:
 
 
 def _plain_logits(decoder: Decoder, grid: Tensor, words: list[int]) -> tuple[Tensor, Tensor]:
-    """Read one caption for one image as Xu et al. write it, cell by cell; gives logits (T, V) and alphas (T, P)."""
+    """Read one caption for one image as Xu et al. write it, cell by cell; gives logits (T, V) and alphas (T, P).
+
+    Detected words, where they are read, are projected and added to the first state, to the gates and to what words are read from.
+    """
+    seen = decoder.detected
+    if seen is not None:
+        likelihoods = 1 / (1 + torch.exp(-(seen.detector.weight @ (grid.sum(0) / P) + seen.detector.bias)))
+        likely = torch.relu(seen.projection.weight @ likelihoods + seen.projection.bias)
     cell = nn.LSTMCell(E + D, H).double()
     attention = decoder.attention
     with torch.no_grad():
         cell.weight_ih.copy_(torch.cat([decoder.word_gates.weight, decoder.context_gates.weight[:, :D]], 1))
         cell.weight_hh.copy_(decoder.context_gates.weight[:, D:])
         cell.bias_ih.copy_(decoder.word_gates.bias)
-        cell.bias_hh.zero_()
+        cell.bias_hh.copy_(0 * decoder.word_gates.bias if seen is None else seen.gates.weight @ likely)
     mean = grid.sum(0) / P  # a_mean = 1/P Σ a_i
-    start = torch.tanh(decoder.initial.weight @ mean + decoder.initial.bias)
+    start = decoder.initial.weight @ mean + decoder.initial.bias
+    start = torch.tanh(start if seen is None else start + seen.start.weight @ likely)
     h, c = start[:H].unsqueeze(0), start[H:].unsqueeze(0)  # f_init
 
     def attend(h: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,6 +67,7 @@ def _plain_logits(decoder: Decoder, grid: Tensor, words: list[int]) -> tuple[Ten
         if decoder.context_readout is not None:
             context, alpha = attend(h)
             read = read + decoder.context_readout.weight @ context
+        read = read if seen is None else read + seen.readout.weight @ likely
         logits.append(decoder.output.weight @ read + decoder.output.bias)
         alphas.append(alpha)
     return torch.stack(logits), torch.stack(alphas)
@@ -76,15 +85,19 @@ def _captions(lengths: list[list[int]]) -> tuple[Tensor, Tensor]:
     return encoded, torch.tensor(lengths)
 
 
-@pytest.mark.parametrize(("tied", "context_readout"), [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("tied", "context_readout", "detected"),
+    [(True, False, 0), (False, False, 0), (True, True, 0), (True, True, 9), (True, False, 9)],
+)
 @pytest.mark.parametrize("lengths", [[[6, 4], [5, 3]], [[3, 7], [4, 0]], [[2, 2], [5, 0]]], ids=["sorted", "unsorted", "empty"])
 def test_the_decoder_computes_the_equations_of_the_paper(
     lengths: list[list[int]],
     tied: bool,  # noqa: FBT001 - a case
     context_readout: bool,  # noqa: FBT001 - a case
+    detected: int,
 ) -> None:
     """Teacher-forced logits and alphas equal those of an independent implementation, whatever the captions' lengths."""
-    decoder = _decoder(tie_embeddings=tied, context_readout=context_readout)
+    decoder = _decoder(tie_embeddings=tied, context_readout=context_readout, detected_words=detected, detected_dim=8)
     encoder_out = torch.randn(2, P, D, dtype=torch.float64)
     encoded, caption_lengths = _captions(lengths)
     with torch.no_grad():
@@ -225,8 +238,8 @@ def test_reading_without_an_image_is_reading_with_an_image_of_zeros(context_read
     encoded, lengths = _captions([[6, 6]])
     with torch.no_grad():
         expected, _, _ = decoder(torch.zeros(1, P, D, dtype=torch.float64), encoded, lengths)
-        hidden = decoder.read_without_image(encoded[0, :, :-1])
-        torch.testing.assert_close(decoder.logits(hidden).flatten(0, 1), expected)
+        read = decoder.read_without_image(encoded[0, :, :-1])
+        torch.testing.assert_close(decoder.output(read).flatten(0, 1), expected)
 
 
 @pytest.mark.parametrize("context_readout", [False, True])
@@ -377,4 +390,54 @@ def test_a_decoder_that_ignores_images_reads_like_one_without_them_whatever_it_p
     decoder.ignore_images()
     words = torch.tensor([[[1, 5, 4, 6, 2]]])
     logits, _, _ = decoder(torch.randn(1, 4, D).double(), words, torch.tensor([[5]]))
-    torch.testing.assert_close(logits, decoder.logits(decoder.read_without_image(words[0, :, :-1]))[0])
+    torch.testing.assert_close(logits, decoder.output(decoder.read_without_image(words[0, :, :-1]))[0])
+
+
+def test_words_can_count_as_detected_that_the_detector_did_not_find() -> None:
+    """Given logits take the place of the detector's; its own, given, change nothing. Without images they count, too."""
+    decoder = _decoder(context_readout=True, detected_words=9, detected_dim=8)
+    encoder_out = torch.randn(2, P, D, dtype=torch.float64)
+    encoded, lengths = _captions([[6, 4], [5, 3]])
+    assert decoder.detected is not None
+    with torch.no_grad():
+        own = decoder.detected.detect(encoder_out)
+        expected, _, _ = decoder(encoder_out, encoded, lengths)
+        torch.testing.assert_close(decoder(encoder_out, encoded, lengths, detected=own)[0], expected)
+        others, _, _ = decoder(encoder_out, encoded, lengths, detected=own.flip(0))
+        assert (others - expected).abs().mean() > 0.01
+        decoder.ignore_images()
+        one, length = encoded[:1, :1, :6], lengths[:1, :1]
+        logits, _, _ = decoder(encoder_out[:1], one, length, detected=own[:1])
+        torch.testing.assert_close(decoder.output(decoder.read_without_image(one[0, :, :-1], own[:1]))[0], logits)
+
+
+def test_a_detector_is_adopted_and_does_not_learn_with_the_decoder() -> None:
+    """Words as likely as usual leave the projection at its bias; backward reaches all of the decoder but the detector."""
+    torch.manual_seed(0)
+    decoder = Decoder(_config(detected_words=9, detected_dim=8))
+    assert decoder.detected is not None
+    bias = decoder.detected.projection.bias.detach().clone()
+    frequencies = torch.rand(9) * 0.8 + 0.1
+    decoder.detected.adopt(torch.randn(9, D), torch.randn(9), frequencies)
+    torch.testing.assert_close(decoder.detected.projection(frequencies), bias)
+    encoded, lengths = _captions([[6, 4]])
+    logits, targets, _ = decoder(torch.randn(1, P, D), encoded, lengths)
+    nn.functional.cross_entropy(logits, targets).backward()
+    without = {name for name, parameter in decoder.named_parameters() if parameter.grad is None}
+    assert without == {"detected.detector.weight", "detected.detector.bias"}
+
+
+def test_likelihoods_are_dropped_in_training_only() -> None:
+    """`detected_dropout` changes what is added in training, and nothing when captioning; `set_dropout` changes it later."""
+    torch.manual_seed(0)
+    decoder = _decoder(detected_words=9, detected_dim=200, detected_dropout=0.5)
+    assert decoder.detected is not None
+    logits = torch.randn(1, 9, dtype=torch.float64)
+    torch.testing.assert_close(decoder.detected(logits).start, decoder.detected(logits).start)
+    decoder.train()
+    assert not torch.equal(decoder.detected(logits).start, decoder.detected(logits).start)
+    captioner = Captioner(_config(detected_words=9, detected_dropout=0.5), Encoder(nn.Identity(), D), INCEPTION)
+    captioner.set_dropout(detected_dropout=0.0, dropout=0.0)
+    seen = captioner.decoder.train().detected
+    assert seen is not None
+    torch.testing.assert_close(seen(logits.float()).readout, seen(logits.float()).readout)

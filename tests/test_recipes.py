@@ -38,7 +38,7 @@ VALIDATION = ("cat.jpg", "stairs.jpg")
 OWN = {"source", "output", "recipe", "resume", "dry-run", "quiet"}  # of the whole training
 SMALL = (
     *("--embed-dim", 16, "--decoder-dim", 24, "--attention-dim", 8, "--feature-dim", 12, "--min-frequency", 1),
-    *("--batch-size", 3, "--epochs", 1, "--words-epochs", 0),  # six images are too few to learn words from
+    *("--batch-size", 3, "--epochs", 1, "--words-epochs", 0, "--detected-dim", 0),  # six images are too few to learn words from
 )
 
 Start = Callable[..., tuple[int, str, str]]
@@ -288,6 +288,8 @@ def test_a_recipe_is_made_of_commands_that_exist(name: str, text: dict[str, Any]
         *(plan.output / "best.safetensors" for plan in trainings[:-1]),
     ]
     assert [plan.options.self_critical for plan in trainings][-1]
+    found = trainings[0].output / "detected-words.safetensors" if trainings[0].network.detected_dim else None
+    assert [plan.network.detected_words for plan in trainings] == [None, *[found] * (len(trainings) - 1)]
     assert {plan.options.seed for plan in plans} == {7}
     for plan, stage in zip(plans, recipe.stages, strict=True):
         assert plan.output == Path("out") / ("vectors.bin" if stage.name == "vectors" else stage.name)

@@ -54,6 +54,7 @@ def test_training_captions_are_read_too_and_none_twice(token: Path) -> None:
         "The dog is running!",
         "only here",
     )
+    assert texts.images == (0, 0, 1, 2, 3, 3, 0, 4)  # which captions are of the same image
 
 
 @pytest.mark.parametrize("form", ["list", "list without endings", "captions"])

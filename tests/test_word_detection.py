@@ -20,6 +20,7 @@ from capt.images import Preprocessing
 from capt.model import Captioner, ModelConfig
 from capt.vocabulary import Vocabulary
 from jobs.training.caption_words import find_words
+from jobs.training.detection import read_detection
 from jobs.training.loop import EncodedSplit, Epoch, Training
 from jobs.training.options import TrainingOptions, WordsOptions
 from jobs.training.word_detection import Detector, Seeing, learn_words, learning_blocks, vary
@@ -67,7 +68,7 @@ class _Blocks(nn.Module):
         return grid
 
 
-def _captioner() -> Captioner:
+def _captioner(*, detected: int = 0) -> Captioner:
     torch.manual_seed(0)
     config = ModelConfig(
         encoder=EncoderConfig(name="efficientnet_lite0"),
@@ -76,6 +77,7 @@ def _captioner() -> Captioner:
         embed_dim=8,
         decoder_dim=12,
         attention_dim=6,
+        detected_words=detected,
     )
     return Captioner(config, Encoder(_Blocks(), D), PREPROCESSING).eval()
 
@@ -86,10 +88,10 @@ def _pixels(seed: int) -> NDArray[np.uint8]:
     return (plain + noise).astype(np.uint8)
 
 
-def _seeing(**changes: Any) -> Seeing:  # noqa: ANN401 - any option
+def _seeing(*, images: str = "", **changes: Any) -> Seeing:  # noqa: ANN401 - any option
     options = WordsOptions(**{"epochs": 3, "blocks": 3, "learning_rate": 0.03, "batch_size": 20, **changes})
     learning, validation = (EncodedSplit(images=_pixels(seed), captions=CAPTIONS) for seed in (1, 2))
-    return Seeing(learning=learning, validation=validation, words=find_words(CAPTIONS), options=options)
+    return Seeing(learning=learning, validation=validation, words=find_words(CAPTIONS), options=options, images=images)
 
 
 def _run(output: Path, captioner: Captioner | None = None, *, fingerprint: str = "same") -> Training:
@@ -111,11 +113,11 @@ def _learn(
 
 
 def test_a_new_detector_says_how_frequent_words_are() -> None:
-    """Its bias is the logit of the frequency, also of a word that never occurs; no image says more yet than a little."""
-    detector = Detector(_captioner().encoder, np.array([0.5, 0.25, 0.0], np.float32)).eval()
+    """Its bias is the logit of the frequency, also of a word that never or always occurs; no image says more than a little."""
+    detector = Detector(_captioner().encoder, np.array([0.5, 0.25, 0.0, 1.0], np.float32)).eval()
     with torch.no_grad():
         said = detector(torch.zeros(2, 4, D)).sigmoid()
-    torch.testing.assert_close(said, torch.tensor([[0.5, 0.25, 1e-4]] * 2))
+    torch.testing.assert_close(said, torch.tensor([[0.5, 0.25, 1e-4, 0.9999]] * 2))
 
 
 def test_an_image_is_seen_through_a_crop_mirrored_or_not_brighter_or_darker() -> None:
@@ -196,6 +198,58 @@ def test_a_finished_stage_is_not_repeated(tmp_path: Path) -> None:
         _learn(_run(tmp_path, fingerprint="other"), resume=True)
 
 
+def _changed(captions: Sequence[tuple[str, ...]], image: int) -> tuple[tuple[str, ...], ...]:
+    """Give the captions of an image of the other colours to it."""
+    return tuple(captions[-1] if number == image else texts for number, texts in enumerate(captions))
+
+
+def test_training_images_are_judged_by_detectors_that_had_not_seen_them(tmp_path: Path) -> None:
+    """What people wrote about an image changes what is said of the other part, and nothing that is said about it and its part."""
+    seeing = _seeing(images="toy")
+    found = []
+    for name, captions in (("one", CAPTIONS), ("other", _changed(CAPTIONS, 0))):
+        seen = replace(seeing, learning=replace(seeing.learning, captions=captions))
+        facts = _learn(_run(tmp_path / name, _captioner(detected=3)), seen)
+        assert facts["folds"] == 2
+        found.append(read_detection(tmp_path / name / "detected-words.safetensors", "toy"))
+    same = (found[0].logits == found[1].logits).all(1)
+    assert same[0]
+    assert same.sum() == len(CAPTIONS) // 2
+    assert found[0].words == ("blue", "green", "red")
+    assert found[0].frequencies == pytest.approx([1 / 3] * 3)
+
+
+def test_unseen_images_are_told_apart_and_the_detector_is_kept(tmp_path: Path) -> None:
+    """Judged unseen, an image's own colour is the likeliest; so it is by the stored layer on the encoder's mean cell."""
+    captioner = _captioner(detected=3)
+    _learn(_run(tmp_path, captioner), _seeing(epochs=60, batch_size=4))
+    assert {path.name for path in tmp_path.iterdir()} == {"encoder.safetensors", "detected-words.safetensors"}
+    found = read_detection(tmp_path / "detected-words.safetensors")
+    own = [found.words.index(colour) for colour in COLOURS for _ in range(PER_COLOUR)]
+    assert float((found.logits.argmax(1) == own).mean()) > 0.95
+    with torch.inference_mode():
+        mean = captioner.encode(torch.from_numpy(_pixels(2))).mean(1).numpy()
+    said = mean @ found.weight.T + found.bias
+    assert float((said.argmax(1) == own).mean()) > 0.95
+
+
+@pytest.mark.parametrize(
+    "stop", [("words, without part 1 of 2, epoch 2", 1), ("words, without part 2 of 2, epoch 1", 1), ("words epoch 2", 2)]
+)
+def test_a_resumed_stage_of_several_detectors_equals_an_uninterrupted_one(tmp_path: Path, stop: tuple[str, int]) -> None:
+    """Stopped in any of the trainings and resumed, what was found has the same bytes, and no finished one is repeated."""
+    expected = _learn(_run(tmp_path / "whole", _captioner(detected=3)))
+    with pytest.raises(KeyboardInterrupt):
+        _learn(_run(tmp_path / "parts", _captioner(detected=3)), listener=_Listener(stop))
+    torch.manual_seed(99)
+    listener = _Listener()
+    assert _learn(_run(tmp_path / "parts", _captioner(detected=3)), resume=True, listener=listener) == expected
+    assert listener.heard[0][:2] == (stop[0], 1)
+    for name in ("encoder", "detected-words"):
+        whole, parts = ((tmp_path / run / f"{name}.safetensors").read_bytes() for run in ("whole", "parts"))
+        assert whole == parts
+
+
 def test_rates_rise_and_fall_along_a_cosine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 steps of warm-up times half a cosine over all steps; the layer of words learns at 1e-3, the blocks as asked."""
     rates: list[tuple[float, ...]] = []
@@ -259,7 +313,8 @@ def test_the_last_stages_learn_by_default(name: str, first: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"epochs": -1}, {"blocks": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}]
+    "changes",
+    [{"epochs": -1}, {"blocks": 0}, {"folds": 1}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}],
 )
 def test_impossible_options_are_refused(changes: dict[str, Any]) -> None:
     """Each error names the option as the user gave it."""

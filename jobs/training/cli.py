@@ -93,6 +93,19 @@ def train(
         float, typer.Option(help="Of AdamW, for these blocks; falls to 0 along a cosine.", rich_help_panel="Words first")
     ] = 3e-4,
     words_batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel="Words first")] = 32,
+    words_folds: Annotated[
+        int,
+        typer.Option(
+            help="Parts of the images, each judged by a detector that learned the others; for --detected-dim.",
+            rich_help_panel="Words first",
+        ),
+    ] = 2,
+    detected_words: Annotated[
+        Path | None,
+        typer.Option(
+            help="detected-words.safetensors of another run with the same images: what it found.", rich_help_panel="Words first"
+        ),
+    ] = None,
     text: Annotated[
         Path | None, typer.Option(help="Captions without images that the decoder reads first.", rich_help_panel="Text first")
     ] = None,
@@ -157,6 +170,18 @@ def train(
     feature_dropout: Annotated[
         float | None,
         typer.Option(min=0.0, max=0.95, help="Share of a projected cell dropped; by default 0.", rich_help_panel="Model"),
+    ] = None,
+    detected_dim: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Dimension to which the likelihoods of all detected words are projected, for every step; 0 reads none.",
+            rich_help_panel="Model",
+        ),
+    ] = 0,
+    detected_dropout: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=0.95, help="Share of these dropped; by default 0.", rich_help_panel="Model"),
     ] = None,
     tie_embeddings: Annotated[bool, typer.Option(help="Output layer shares the embeddings.", rich_help_panel="Model")] = True,
     context_readout: Annotated[
@@ -276,6 +301,9 @@ def train(
             feature_dim=feature_dim,
             context_readout=context_readout,
             feature_dropout=feature_dropout,
+            detected_dim=detected_dim,
+            detected_dropout=detected_dropout,
+            detected_words=detected_words,
         ),
         options=stage_options(
             self_critical=self_critical,
@@ -311,7 +339,11 @@ def train(
         ),
         output=output,
         words=WordsOptions(
-            epochs=words_epochs, blocks=words_blocks, learning_rate=words_learning_rate, batch_size=words_batch_size
+            epochs=words_epochs,
+            blocks=words_blocks,
+            learning_rate=words_learning_rate,
+            batch_size=words_batch_size,
+            folds=words_folds,
         ),
         text=TextPlan(source=text, images=text_images, exclude=text_exclude) if text else None,
         text_options=TextOptions(

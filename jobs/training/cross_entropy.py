@@ -49,7 +49,10 @@ class CrossEntropy:
         encoded, lengths = pad_captions([self._encoded[index] for index in chosen])
         encoded, lengths = encoded.to(encoder_out.device), lengths.to(encoder_out.device)
         with computing(captioner):
-            logits, targets, alphas = captioner.decoder(encoder_out, encoded, lengths, sampling=options.sampling(epoch))
+            detected = self.split.detected_in(chosen, encoder_out.device)
+            logits, targets, alphas = captioner.decoder(
+                encoder_out, encoded, lengths, sampling=options.sampling(epoch), detected=detected
+            )
         nll, uniform = _cross_entropies(logits, targets)
         smoothed = nll.lerp(uniform, options.label_smoothing) if options.label_smoothing else nll
         loss = smoothed + options.attention_weight * doubly_stochastic_penalty(alphas)

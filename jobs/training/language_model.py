@@ -5,7 +5,8 @@ it, from which other runs can start. Apart, because it needs no image and its ba
 
 The decoder reads as if every image were zeros. The mean feature and the attended context, gated or not, are then zeros too, so
 nothing is attended to and nothing that belongs to images learns. What leads from images to the state is put to zero: training on
-images begins with exactly this language model, and gives images weight as they prove useful.
+images begins with exactly this language model, and gives images weight as they prove useful. A decoder that reads which words
+were detected in an image reads here what a detector would have said.
 
 Source:
     Horvitz and Thompson 1952 (weighing what is drawn by how seldom it is); Jean et al. 2015 (a softmax over part of the words).
@@ -27,6 +28,7 @@ from capt.errors import CaptError
 from capt.model import Decoder
 from capt.vocabulary import Vocabulary
 from jobs.training.averaging import WeightAverage
+from jobs.training.imagined import ImaginedWords
 from jobs.training.loop import Listener, Training, computing
 from jobs.training.options import TextOptions
 from jobs.training.state import State, check_same_run, do_epochs
@@ -43,11 +45,15 @@ class Reading:
         captions: As people wrote them.
         validation: Captions that it does not read, to measure by.
         options: How.
+        imagined: What draws the words that would be detected in the captions' images; None for a decoder that reads none.
+        detected: Logits of the words that are detected in the validation captions' images, a row a caption.
     """
 
     captions: Sequence[str]
     validation: Sequence[str]
     options: TextOptions
+    imagined: ImaginedWords | None = None
+    detected: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,7 @@ class TextEpoch:
     Args:
         epoch: From 1.
         train_loss: Mean −log p per token, nats, estimated where a step compares part of the words.
-        perplexity: Of the validation captions, without their images.
+        perplexity: Of the validation captions, without their images, but for the words detected in them where they are read.
         seconds: Of training and validation.
     """
 
@@ -100,8 +106,8 @@ def learn_language(run: Training, reading: Reading, listener: Listener, *, resum
     def read(number: int) -> dict[str, Any]:
         started = time.monotonic()
         torch.manual_seed(run.options.seed * 100_003 - number)
-        loss = _read_once(run, encoded, reading.options, (state, number), listener)
-        perplexity = _perplexity(run, validation, reading.options.batch_size)
+        loss = _read_once(run, encoded, reading, (state, number), listener)
+        perplexity = _perplexity(run, validation, reading)
         return asdict(TextEpoch(epoch=number, train_loss=loss, perplexity=perplexity, seconds=time.monotonic() - started))
 
     lines = do_epochs(path, state, read, fingerprint=run.fingerprint, epochs=reading.options.epochs, resume=resume)
@@ -143,28 +149,30 @@ def _encode(run: Training, captions: Sequence[str]) -> NDArray[np.int32]:
     return encoded
 
 
-def _batches(encoded: NDArray[np.int32], size: int, *seed: int) -> Iterator[Tensor]:
-    """Give captions of about the same length together, in random order."""
+def _batches(encoded: NDArray[np.int32], size: int, *seed: int) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Give captions of about the same length together, in random order: which they are, and their words."""
     random = np.random.default_rng(seed)
     lengths = (encoded != Vocabulary.pad).sum(1)
     order = np.lexsort((random.random(len(encoded)), lengths))
     for start in random.permutation(np.arange(0, len(order), size)):
         chosen = order[start : start + size]
-        yield torch.from_numpy(encoded[chosen, : lengths[chosen].max()]).long()
+        yield chosen, torch.from_numpy(encoded[chosen, : lengths[chosen].max()]).long()
 
 
 def _read_once(
-    run: Training, encoded: NDArray[np.int32], options: TextOptions, progress: tuple[State, int], listener: Listener
+    run: Training, encoded: NDArray[np.int32], reading: Reading, progress: tuple[State, int], listener: Listener
 ) -> float:
     """Read all captions once; gives mean −log p per token."""
-    (state, epoch), decoder = progress, run.captioner.decoder.train()
+    (state, epoch), decoder, options = progress, run.captioner.decoder.train(), reading.options
+    random = np.random.default_rng([run.options.seed, epoch, 1])
     steps = math.ceil(len(encoded) / options.batch_size)
     nll, tokens = 0.0, 0
-    for done, batch in enumerate(_batches(encoded, options.batch_size, run.options.seed, epoch), start=1):
+    for done, (chosen, batch) in enumerate(_batches(encoded, options.batch_size, run.options.seed, epoch), start=1):
         rate = options.learning_rate * (1 - ((epoch - 1) * steps + done - 1) / (options.epochs * steps))
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        loss, count = _loss(run, batch, options.softmax)
+        detected = torch.from_numpy(reading.imagined.draw(chosen, random)) if reading.imagined else None
+        loss, count = _loss(run, batch, options.softmax, detected)
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), _CLIP)
@@ -178,18 +186,19 @@ def _read_once(
     return nll / tokens
 
 
-def _loss(run: Training, batch: Tensor, words: int) -> tuple[Tensor, int]:
-    """Give the mean −log p of a batch `(B, L)`, and of how many tokens."""
+def _loss(run: Training, batch: Tensor, words: int, detected: Tensor | None) -> tuple[Tensor, int]:
+    """Give the mean −log p of a batch `(B, L)`, and of how many tokens, where words `(B, W)` are detected."""
     batch = batch.to(run.captioner.mean.device)
+    detected = None if detected is None else detected.to(batch.device)
     targets = batch[:, 1:]
     there = targets != Vocabulary.pad
     with computing(run.captioner):
-        hidden = run.captioner.decoder.read_without_image(batch[:, :-1])[there]  # (M, H)
-        loss = partial_cross_entropy(run.captioner.decoder, hidden, targets[there], words)
-    return loss, len(hidden)
+        read = run.captioner.decoder.read_without_image(batch[:, :-1], detected)[there]  # (M, E)
+        loss = partial_cross_entropy(run.captioner.decoder, read, targets[there], words)
+    return loss, len(read)
 
 
-def partial_cross_entropy(decoder: Decoder, hidden: Tensor, targets: Tensor, words: int) -> Tensor:
+def partial_cross_entropy(decoder: Decoder, read: Tensor, targets: Tensor, words: int) -> Tensor:
     """Compute the cross-entropy without comparing every word of a large vocabulary.
 
     The words that occur in the targets are compared, and some of the others, drawn anew each time; those count for as many as
@@ -197,7 +206,7 @@ def partial_cross_entropy(decoder: Decoder, hidden: Tensor, targets: Tensor, wor
 
     Args:
         decoder: Its output layer is used.
-        hidden: LSTM states, `(M, H)`.
+        read: What words are read out of, `(M, E)`.
         targets: The words that should follow, `(M,)`.
         words: How many of the other words to draw; 0, or as many as there are, compares all.
 
@@ -208,24 +217,24 @@ def partial_cross_entropy(decoder: Decoder, hidden: Tensor, targets: Tensor, wor
     occurring = targets.unique()  # in rising order
     others = vocab_size - len(occurring)
     if not words or words >= others:
-        return nn.functional.cross_entropy(decoder.logits(hidden).float(), targets)
+        return nn.functional.cross_entropy(decoder.output(read).float(), targets)
     absent = torch.ones(vocab_size, dtype=torch.bool, device=targets.device)
     absent[occurring] = False
     drawn = absent.nonzero()[:, 0][torch.randperm(others, device=targets.device)[:words]]
     compared = torch.cat([occurring, drawn])
-    read = decoder.read_out(hidden)
     logits = nn.functional.linear(read, decoder.output.weight[compared], decoder.output.bias[compared]).float()
     stands_for = torch.zeros_like(logits[0])
     stands_for[len(occurring) :] = math.log(others / words)
     return nn.functional.cross_entropy(logits + stands_for, torch.searchsorted(occurring, targets))
 
 
-def _perplexity(run: Training, encoded: NDArray[np.int32], size: int) -> float:
+def _perplexity(run: Training, encoded: NDArray[np.int32], reading: Reading) -> float:
     nll, tokens = 0.0, 0
     run.captioner.decoder.eval()
     with torch.inference_mode():
-        for batch in _batches(encoded, size, 0):
-            loss, count = _loss(run, batch, 0)
+        for chosen, batch in _batches(encoded, reading.options.batch_size, 0):
+            detected = None if reading.detected is None else torch.from_numpy(reading.detected[chosen])
+            loss, count = _loss(run, batch, 0, detected)
             nll, tokens = nll + float(loss) * count, tokens + count
     return math.exp(min(nll / max(tokens, 1), 700.0))
 

@@ -29,7 +29,7 @@ from capt.vocabulary import Vocabulary
 from jobs.training.averaging import WeightAverage
 from jobs.training.options import Selection, TrainingOptions
 from jobs.training.state import State, load_state, save_state
-from jobs.training.validation import Validation, validate
+from jobs.training.validation import BATCH_SIZE, Validation, validate
 
 STATE = "state.safetensors"
 
@@ -42,11 +42,17 @@ class EncodedSplit:
         images: Features of a frozen encoder `(N, P, D)` float16, or pixels `(N, S, S, 3)` uint8 when the encoder learns.
         captions: For each image what people wrote.
         views: Other looks at the same images, of the same shape.
+        detected: Logits of the words that count as detected in the images, `(N, W)`; None asks the decoder's own detector.
     """
 
     images: NDArray[Any]
     captions: Sequence[Sequence[str]]
     views: Sequence[NDArray[Any]] = ()
+    detected: NDArray[np.float16] | None = None
+
+    def detected_in(self, chosen: NDArray[np.int64], device: torch.device) -> Tensor | None:
+        """Give the logits of the words that count as detected in chosen images, `(n, W)`, if they are known."""
+        return None if self.detected is None else torch.from_numpy(self.detected[chosen]).to(device).float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +306,25 @@ def _encode(captioner: Captioner, images: NDArray[Any], *, learning: bool) -> Te
 
 def _encoded(run: Training, split: EncodedSplit) -> Callable[[int, int], Tensor]:
     return lambda start, end: _encode(run.captioner, split.images[start:end], learning=False)
+
+
+def detect(run: Training, split: EncodedSplit) -> NDArray[np.float32]:
+    """Ask the decoder's own detector which words are used about the images of a split.
+
+    Args:
+        run: Its decoder reads detected words.
+        split: N encoded images.
+
+    Returns:
+        Logits, `(N, W)`.
+    """
+    detected, encoded = run.captioner.decoder.detected, _encoded(run, split)
+    if detected is None:
+        message = "this decoder detects no words"
+        raise ValueError(message)
+    with torch.inference_mode():
+        starts = range(0, len(split.captions), BATCH_SIZE)
+        return np.concatenate([detected.detect(encoded(start, start + BATCH_SIZE)).cpu().numpy() for start in starts])
 
 
 def _figure(figures: Validation | Epoch, select: Selection) -> float:

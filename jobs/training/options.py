@@ -165,12 +165,15 @@ class WordsOptions:
         blocks: How many of the encoder's last blocks learn; None is what suits the encoder.
         learning_rate: Of AdamW, for these blocks; it falls to 0 along a cosine.
         batch_size: Images a step.
+        folds: Parts of the training images, each judged by a detector that learned from the others, for a decoder that reads
+            which words were detected.
     """
 
     epochs: int = 0
     blocks: int | None = None
     learning_rate: float = 3e-4
     batch_size: int = 32
+    folds: int = 2
 
     def __post_init__(self) -> None:
         """Check every number.
@@ -180,6 +183,7 @@ class WordsOptions:
         """
         values = {f"words_{name}": value for name, value in asdict(self).items() if value is not None}
         _check_least(values, ("words_epochs",), 0)
+        _check_least(values, ("words_folds",), 2)
         _check_least(values, ["words_batch_size", *(["words_blocks"] if self.blocks is not None else [])], 1)
         _check_positive(values, ("words_learning_rate",))
 

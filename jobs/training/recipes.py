@@ -33,15 +33,16 @@ class Scope(StrEnum):
 _MACHINE = ("device", "workers", "feature-cache")  # what decides nothing but where and how fast
 _DATA = ("references", "train-split", "val-split", "train-images", "val-images", "limit")
 _NETWORK = ("encoder", "layer", "stride-in-1x1", "weights", "word-vectors", "min-frequency")
-_SIZES = ("embed-dim", "decoder-dim", "attention-dim", "feature-dim", "tie-embeddings", "context-readout")
-_DROPOUTS = ("dropout", "embedding-dropout", "feature-dropout")
+_SIZES = ("embed-dim", "decoder-dim", "attention-dim", "feature-dim", "detected-dim", "tie-embeddings", "context-readout")
+_DROPOUTS = ("dropout", "embedding-dropout", "feature-dropout", "detected-dropout")
+_DETECTED = "detected-words"
 _ABOUT = MappingProxyType(
     {"text-": "text", "words-": "words-epochs"}
 )  # options that begin so are about another, of the first stage
 _LOOP = ("epochs", "batch-size", "patience", "select", "max-caption-length", "views", "clip", "weight-averaging")
 SCOPES: Mapping[str, Scope] = MappingProxyType(
     {
-        **dict.fromkeys((*_DATA, *_MACHINE, "precision", "seed", *_LOOP, *_DROPOUTS), Scope.ALL),
+        **dict.fromkeys((*_DATA, *_MACHINE, "precision", "seed", *_LOOP, *_DROPOUTS, _DETECTED), Scope.ALL),
         **dict.fromkeys((*_NETWORK, *_SIZES, "text"), Scope.FIRST),
         **dict.fromkeys(("attention-weight", "label-smoothing", "scheduled-sampling", "sampling-ramp"), Scope.CROSS_ENTROPY),
         **dict.fromkeys(("samples", "bleu-weight"), Scope.SELF_CRITICAL),
@@ -303,6 +304,8 @@ def _training(recipe: Recipe, stage: Stage, request: Request, before: Sequence[S
     previous = next((step.output for step in reversed(before) if step.stage != VECTORS), None)
     if previous is not None:
         options["start-from"] = previous / "best.safetensors"
+        if _effective(recipe, recipe.trainings[0], request.given).get("detected-dim"):
+            options.setdefault(_DETECTED, request.output / recipe.trainings[0].name / f"{_DETECTED}.safetensors")
     elif before:
         options["word-vectors"] = before[0].output
     return Step(

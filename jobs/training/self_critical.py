@@ -51,7 +51,8 @@ class SelfCritical:
         """
         decoder = self._run.captioner.decoder.train()
         with computing(self._run.captioner):
-            drawn = sample_captions(decoder, encoder_out, self._run.options.samples, MAX_TOKENS)
+            detected = self.split.detected_in(chosen, encoder_out.device)
+            drawn = sample_captions(decoder, encoder_out, self._run.options.samples, MAX_TOKENS, detected=detected)
         rewards = self._reward(drawn, chosen)
         tokens = int(drawn.lengths.sum())
         loss = (advantages(rewards).to(drawn.nll) * drawn.nll).sum() / tokens

@@ -36,11 +36,13 @@ class Texts:
 
     Args:
         captions: As people wrote them; those of the training images are among them, none twice for an image.
+        images: For each caption the number of its image, from 0.
         excluded: How many images were left out on demand.
         held_back: How many were left out because they are those that the run chooses by.
     """
 
     captions: tuple[str, ...]
+    images: tuple[int, ...]
     excluded: int
     held_back: int
 
@@ -64,21 +66,29 @@ def read_texts(plan: TextPlan, learning: CaptionedImages, validating: CaptionedI
     read = read_references(plan.source, images=plan.images)
     held_back = set(read.resolve(validating.image_ids).values())
     excluded = set(read.resolve(read_ids(plan.exclude)).values()) - held_back if plan.exclude else set()
-    captions = [text for image_id, texts in read.captions.items() if image_id not in held_back | excluded for text in texts]
-    if not captions:
+    left_out = held_back | excluded
+    told = [(image_id, text) for image_id, texts in read.captions.items() if image_id not in left_out for text in texts]
+    if not told:
         message = f"{plan.source} has no captions but those that are left out; give others to --text, or leave it out."
         raise InputError(message)
-    return Texts(captions=(*captions, *_not_yet_in(read, learning, excluded)), excluded=len(excluded), held_back=len(held_back))
+    told += _not_yet_in(read, learning, excluded)
+    numbers = {image_id: number for number, image_id in enumerate(dict(told))}
+    return Texts(
+        captions=tuple(text for _, text in told),
+        images=tuple(numbers[image_id] for image_id, _ in told),
+        excluded=len(excluded),
+        held_back=len(held_back),
+    )
 
 
-def _not_yet_in(read: References, learning: CaptionedImages, excluded: Collection[str]) -> list[str]:
-    """Give those captions of the training images that the text does not have for the same image."""
+def _not_yet_in(read: References, learning: CaptionedImages, excluded: Collection[str]) -> list[tuple[str, str]]:
+    """Give those captions of the training images that the text does not have for the same image, each with its image."""
     known = read.resolve(learning.image_ids)
     added = []
     for image_id, texts in zip(learning.image_ids, learning.captions, strict=True):
         same = known.get(image_id, "")
         there = {tuple(tokenize(text)) for text in read.captions.get(same, ())}
-        added += [text for text in texts if same not in excluded and tuple(tokenize(text)) not in there]
+        added += [(same or image_id, text) for text in texts if same not in excluded and tuple(tokenize(text)) not in there]
     return added
 
 

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -30,9 +31,11 @@ from jobs.training import language_model, loop, word_detection
 from jobs.training.caption_words import find_words
 from jobs.training.cross_entropy import CrossEntropy
 from jobs.training.dataset import CaptionedImages, dataset_splits, read_dataset
+from jobs.training.detection import Detection, name_images, read_detection
 from jobs.training.features import cached_features, cached_pixels, default_cache_folder
+from jobs.training.imagined import Imagination
 from jobs.training.language_model import Reading, learn_language, text_facts
-from jobs.training.loop import EncodedSplit, Epoch, Listener, Training, train
+from jobs.training.loop import EncodedSplit, Epoch, Listener, Training, detect, train
 from jobs.training.options import TextOptions, TrainingOptions, WordsOptions
 from jobs.training.self_critical import SelfCritical
 from jobs.training.texts import TextPlan, Texts, read_texts
@@ -85,6 +88,9 @@ class NetworkPlan:
         feature_dim: F, dimension to which a grid cell is projected first; 0 reads it as it is.
         feature_dropout: Share of a projected cell dropped; None is 0.
         context_readout: Whether words are read out of the attended context too.
+        detected_dim: R, dimension to which the likelihoods of the detected words are projected; 0 detects none.
+        detected_dropout: Share of the projected likelihoods dropped; None is 0.
+        detected_words: What another run found about the training images; None lets --words-epochs find it.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -101,6 +107,9 @@ class NetworkPlan:
     feature_dim: int = 0
     feature_dropout: float | None = None
     context_readout: bool = True
+    detected_dim: int = 0
+    detected_dropout: float | None = None
+    detected_words: Path | None = None
 
     def dropouts(self) -> dict[str, float]:
         """Name the shares that were chosen."""
@@ -191,6 +200,7 @@ def check_training(plan: TrainingPlan) -> Needs:
     learning, validating, split = _read_data(plan.data)
     if plan.text:
         read_texts(plan.text, learning, validating)
+    _given_detection(plan, learning.subset(plan.data.limit) if plan.data.limit else learning)
     encoder, size = _encoder(plan.network)
     if plan.words.epochs:
         find_words(learning.captions[: plan.data.limit or None])
@@ -227,7 +237,8 @@ def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch
     if plan.data.limit:
         learning, validating = learning.subset(plan.data.limit), validating.subset(plan.data.limit)
     say(f"{len(learning):,} images to learn from, {len(validating):,} to choose by ({split}).")
-    captioner, vocabulary, preprocessing, facts = _build(plan, learning, texts, say)
+    detection = _given_detection(plan, learning)
+    captioner, vocabulary, preprocessing, facts = _build(plan, learning, (texts, detection), say)
     captioner.to(plan.machine.device).set_precision(plan.machine.precision)
     run = Training(
         captioner=captioner,
@@ -240,14 +251,16 @@ def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch
     )
     if plan.words.epochs:
         run = _see_words(run, plan, (learning, validating), listener, say)
+    if captioner.config.detected_words:
+        detection = _adopt(run, plan, detection, say)
     if not plan.options.fine_tune_blocks:  # the features are then those of the checkpoint, and are in the cache for what follows
         round_as_stored(captioner.encoder)
     learned_from = _encode(run, plan, learning, say, views=plan.options.views)
+    learned_from = replace(learned_from, detected=detection.logits if detection else None)
     validated_on = _encode(run, plan, validating, say)
     with at_work():
         if texts:
-            validation = [text for captions in validating.captions for text in captions]
-            reading = Reading(captions=texts.captions, validation=validation, options=plan.text_options)
+            reading = _reading(run, plan, (learned_from, validated_on), texts, detection)
             run = _read_first(run, reading, listener, say, resume=plan.resume)
         objective = SelfCritical(run, learned_from) if plan.options.self_critical else CrossEntropy(run, learned_from)
         epochs = train(run, objective, validated_on, listener, resume=plan.resume)
@@ -274,6 +287,16 @@ def _check_plan(plan: TrainingPlan) -> None:
         raise InputError(message)
     if plan.options.self_critical and plan.words.epochs:
         message = "--words-epochs lets the encoder learn before cross-entropy; leave it out with --self-critical."
+        raise InputError(message)
+    found = plan.words.epochs or plan.network.detected_words
+    if plan.network.start_from is None and plan.network.detected_dim and not found:
+        message = "--detected-dim reads what --words-epochs or --detected-words finds; give it with one of them."
+        raise InputError(message)
+    if plan.network.detected_words and plan.words.epochs:
+        message = "--detected-words tells what another run found, and --words-epochs finds it anew; leave one of them out."
+        raise InputError(message)
+    if plan.network.detected_words and plan.network.start_from is None and not plan.network.detected_dim:
+        message = "Without --detected-dim nothing reads --detected-words; give that as well, or leave it out."
         raise InputError(message)
     if plan.text and plan.network.start_from is not None:
         message = "--text is for a decoder that has learned nothing yet; leave out --text or --start-from."
@@ -333,13 +356,52 @@ def _see_words(
     words = find_words(splits[0].captions)  # this and the next are refused before an image is opened
     learning_blocks(run.captioner.encoder, run.captioner.config.encoder, plan.words)
     learning, validating = (_encode(run, plan, dataset, say, learns=True) for dataset in splits)
-    seeing = Seeing(learning=learning, validation=validating, words=words, options=plan.words)
+    seeing = Seeing(
+        learning=learning, validation=validating, words=words, options=plan.words, images=name_images(splits[0].image_ids)
+    )
     with at_work():
         facts = learn_words(run, seeing, listener, resume=plan.resume)
     precision = f"{100 * facts['curve'][-1]['mean_average_precision']:.1f} %"
     where = f"its weights are {plan.output / word_detection.RESULT}"
     say(f"The encoder tells {facts['words']:,} words with a mean average precision of {precision}; {where}.")
     return replace(run, card={**run.card, "words": facts})
+
+
+def _given_detection(plan: TrainingPlan, learning: CaptionedImages) -> Detection | None:
+    """Read what was found about the training images, where it is given."""
+    path = plan.network.detected_words
+    return None if path is None else read_detection(path, name_images(learning.image_ids))
+
+
+def _adopt(run: Training, plan: TrainingPlan, detection: Detection | None, say: Say) -> Detection | None:
+    """Give the decoder its detector, unless it has one; gives what is known about the training images."""
+    if plan.words.epochs:
+        detection = read_detection(plan.output / word_detection.DETECTION)
+    detected, path = run.captioner.decoder.detected, plan.network.start_from
+    if detected is None or detection is None:
+        say("The decoder's own detector judges the images that it learned from, too favourably: give --detected-words as well.")
+    elif path is None:
+        detected.adopt(*(torch.from_numpy(each) for each in (detection.weight, detection.bias, detection.frequencies)))
+    elif detection.logits.shape[1] != run.captioner.config.detected_words:
+        message = f"{plan.network.detected_words} tells of other words than {path} reads; give that of the run that made it."
+        raise InputError(message)
+    return detection
+
+
+def _reading(
+    run: Training, plan: TrainingPlan, splits: tuple[EncodedSplit, EncodedSplit], texts: Texts, detection: Detection | None
+) -> Reading:
+    """Say what text is read, and which words would be detected in its images."""
+    learned_from, validated_on = splits
+    validation = [text for captions in validated_on.captions for text in captions]
+    imagined = detected = None
+    if detection is not None and run.captioner.decoder.detected is not None:
+        imagined = Imagination(detection.words, (learned_from.captions, detection.logits)).of(texts.captions, texts.images)
+        logits = detect(run, validated_on)
+        detected = np.repeat(logits, [len(captions) for captions in validated_on.captions], axis=0)
+    return Reading(
+        captions=texts.captions, validation=validation, options=plan.text_options, imagined=imagined, detected=detected
+    )
 
 
 def _read_first(run: Training, reading: Reading, listener: Listener, say: Say, *, resume: bool) -> Training:
@@ -350,10 +412,10 @@ def _read_first(run: Training, reading: Reading, listener: Listener, say: Say, *
 
 
 def _build(
-    plan: TrainingPlan, learning: CaptionedImages, texts: Texts | None, say: Say
+    plan: TrainingPlan, learning: CaptionedImages, read: tuple[Texts | None, Detection | None], say: Say
 ) -> tuple[Captioner, Vocabulary, Preprocessing, dict[str, Any]]:
     """Make the captioner that training starts from, and tell what the model card should know of it."""
-    network = plan.network
+    network, (texts, detection) = plan.network, read
     torch.manual_seed(plan.options.seed)
     if network.start_from is not None:
         checkpoint = load_checkpoint(network.start_from)
@@ -366,6 +428,7 @@ def _build(
     say(f"{len(vocabulary):,} words occur at least {network.min_frequency} times.")
     preprocessing = weights_preprocessing(network.encoder, network.weights)
     encoder = pretrained_encoder(network.encoder, network.weights)
+    words = detection.words if detection else find_words(learning.captions) if network.detected_dim else ()
     config = ModelConfig(
         encoder=network.encoder,
         vocab_size=len(vocabulary),
@@ -376,6 +439,8 @@ def _build(
         tie_embeddings=network.tie_embeddings,
         feature_dim=network.feature_dim,
         context_readout=network.context_readout,
+        detected_words=len(words) if network.detected_dim else 0,
+        detected_dim=network.detected_dim or ModelConfig.detected_dim,
         **network.dropouts(),
     )
     captioner = Captioner(config, encoder, preprocessing)

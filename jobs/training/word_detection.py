@@ -14,10 +14,11 @@ Source:
     in vision to language problems?); Loshchilov and Hutter 2017 (cosine), 2019 (AdamW).
 """
 
+import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,17 +32,20 @@ from capt.encoder_file import EncoderFile, read_encoder_file, write_encoder
 from capt.errors import CaptError
 from jobs.training.averaging import WeightAverage
 from jobs.training.caption_words import average_precision, count_words, word_targets
+from jobs.training.detection import Detection, read_arrays, write_arrays, write_detection
 from jobs.training.loop import EncodedSplit, Listener, Training, batches, computing, usable
 from jobs.training.options import WordsOptions
 from jobs.training.state import State, check_same_run, do_epochs
 
-STATE, RESULT = "words-state.safetensors", "encoder.safetensors"
+STATE, RESULT, DETECTION = "words-state.safetensors", "encoder.safetensors", "detected-words.safetensors"
 _DROPOUT, _WEIGHT_DECAY, _HEAD_RATE, _WARM_UP = 0.3, 1e-2, 1e-3, 100
 _SMALLEST_FREQUENCY, _HEAD_DEVIATION = 1e-4, 0.01
 _SMALLEST_CROP, _BRIGHTNESS = 0.72, 0.15  # of each side; up and down
 _BLOCKS = {"efficientnet_lite0": 6, "efficientnet_lite2": 6}  # stages 3 to 6 of 0 to 6, and the head
 _BLOCKS_OF_OTHERS = 2  # ResNet-50's last two stages
 _SEEDS = 50_000  # apart from those of the epochs that follow
+_FOLD = "words-part-"
+_LARGEST_LOGIT = 14.0  # beyond, a likelihood is 0 or 1 in float16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +57,14 @@ class Seeing:
         validation: Pixels and captions to measure by.
         words: What it learns to tell.
         options: How.
+        images: Which images are learned from (`jobs.training.detection.name_images`).
     """
 
     learning: EncodedSplit
     validation: EncodedSplit
     words: Sequence[str]
     options: WordsOptions
+    images: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +88,8 @@ def learn_words(run: Training, seeing: Seeing, listener: Listener, *, resume: bo
     """Train the encoder's last blocks to tell which words people use about an image.
 
     Afterwards the encoder is frozen and the run's folder holds `encoder.safetensors`, its weights for `--weights` of other runs.
-    A run that is killed goes on with the epoch that it was in.
+    Where the decoder is to read the words, there is `detected-words.safetensors` as well: the detector, and what detectors that
+    had not seen them say about the training images. A run that is killed goes on with the epoch that it was in.
 
     Args:
         run: What is trained.
@@ -98,30 +105,32 @@ def learn_words(run: Training, seeing: Seeing, listener: Listener, *, resume: bo
         CaptError: If what the folder holds cannot be read or belongs to another run, or training diverges.
         OutputError: If a file cannot be written.
     """
-    captioner, path = run.captioner, run.output / STATE
+    captioner = run.captioner
     if resume and (facts := _finished(run)):
-        path.unlink(missing_ok=True)
+        (run.output / STATE).unlink(missing_ok=True)
         return facts
     blocks = learning_blocks(captioner.encoder, captioner.config.encoder, seeing.options)
-    task = _task(run, seeing, blocks)
-    state = State(network=task.detector, optimiser=task.optimiser, average=WeightAverage([], 0.0))
-
-    def learn(number: int) -> dict[str, Any]:
-        started = time.monotonic()
-        torch.manual_seed(run.options.seed * 100_003 + _SEEDS + number)
-        loss = _look_once(run, task, number, listener)
-        mean, weighted = _validate(run, task)
-        epoch = WordsEpoch(epoch=number, train_loss=loss, mean_average_precision=mean, weighted_average_precision=weighted)
-        listener.say(_sentence(epoch, seeing.options, time.monotonic() - started))
-        return asdict(epoch)
-
-    curve = do_epochs(path, state, learn, fingerprint=run.fingerprint, epochs=seeing.options.epochs, resume=resume)
+    unseen = _judge_unseen(run, seeing, listener, resume=resume) if captioner.config.detected_words else None
+    detector, curve = _train(run, seeing, listener, _Part(name="words"), resume=resume)
     captioner.encoder.requires_grad_(False)  # noqa: FBT003 - torch's own signature
     facts = {**asdict(seeing.options), "blocks": len(blocks), "words": len(seeing.words), "curve": curve}
+    if unseen is not None:
+        counts = count_words(seeing.learning.captions, seeing.words)
+        detected = Detection(
+            words=tuple(seeing.words),
+            weight=detector.head.weight.detach().cpu().numpy(),
+            bias=detector.head.bias.detach().cpu().numpy(),
+            frequencies=word_targets(counts[usable(seeing.learning)]).mean(0),
+            logits=unseen,
+            images=seeing.images,
+        )
+        write_detection(run.output / DETECTION, detected)
     told = {"words": facts, "fingerprint": run.fingerprint}
     about = EncoderFile(config=captioner.config.encoder, preprocessing=run.preprocessing, facts=told)
     write_encoder(run.output / RESULT, captioner.encoder, about)
-    path.unlink(missing_ok=True)
+    (run.output / STATE).unlink(missing_ok=True)
+    for part in run.output.glob(f"{_FOLD}*.safetensors"):
+        part.unlink()
     return facts
 
 
@@ -134,6 +143,60 @@ def _finished(run: Training) -> dict[str, Any]:
     check_same_run(path, about.facts.get("fingerprint") if about else None, run.fingerprint)
     run.captioner.encoder.published.load_state_dict(weights)
     return dict(about.facts["words"]) if about else {}
+
+
+def _judge_unseen(run: Training, seeing: Seeing, listener: Listener, *, resume: bool) -> NDArray[np.float16]:
+    """Train a detector for each part of the training images on the others, and let it judge this part; gives logits `(N, W)`."""
+    total, chosen = len(seeing.learning.captions), usable(seeing.learning)
+    order = np.random.default_rng(run.options.seed + _SEEDS).permutation(chosen)
+    logits = np.zeros((total, len(seeing.words)), dtype=np.float16)
+    for number in range(seeing.options.folds):
+        held = np.sort(order[number :: seeing.options.folds])
+        path = run.output / f"{_FOLD}{number + 1}.safetensors"
+        judged = read_arrays(path, run.fingerprint) if resume else None
+        if judged is None:
+            hidden = set(held.tolist())
+            captions = [() if image in hidden else texts for image, texts in enumerate(seeing.learning.captions)]
+            part = replace(seeing, learning=replace(seeing.learning, captions=captions))
+            apart = replace(run, captioner=copy.deepcopy(run.captioner))  # each begins with the encoder as it is now
+            name = f"words, without part {number + 1} of {seeing.options.folds},"
+            detector, _ = _train(apart, part, listener, _Part(name=name, number=number + 1), resume=resume)
+            judged = {"logits": _judge(apart, detector, seeing.learning, held, seeing.options.batch_size)}
+            write_arrays(path, judged, run.fingerprint)
+            (run.output / f"{_FOLD}{number + 1}-{STATE}").unlink(missing_ok=True)
+        logits[held] = judged["logits"].clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+    return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One training of a detector: what it is called, and its number, 0 for the one that is kept."""
+
+    name: str
+    number: int = 0
+
+    @property
+    def state(self) -> str:
+        return f"{_FOLD}{self.number}-{STATE}" if self.number else STATE
+
+
+def _train(run: Training, seeing: Seeing, listener: Listener, part: _Part, *, resume: bool) -> tuple["Detector", list[Any]]:
+    """Train a detector, and with it the last blocks of the run's encoder; gives it, and its epochs for the log."""
+    task = _task(run, seeing, learning_blocks(run.captioner.encoder, run.captioner.config.encoder, seeing.options))
+    state = State(network=task.detector, optimiser=task.optimiser, average=WeightAverage([], 0.0))
+
+    def learn(number: int) -> dict[str, Any]:
+        started = time.monotonic()
+        torch.manual_seed(run.options.seed * 100_003 + _SEEDS + 1000 * part.number + number)
+        loss = _look_once(run, task, (part.name, number), listener)
+        mean, weighted = _validate(run, task)
+        epoch = WordsEpoch(epoch=number, train_loss=loss, mean_average_precision=mean, weighted_average_precision=weighted)
+        listener.say(_sentence(epoch, part, seeing.options, time.monotonic() - started))
+        return asdict(epoch)
+
+    path, epochs = run.output / part.state, seeing.options.epochs
+    curve = do_epochs(path, state, learn, fingerprint=run.fingerprint, epochs=epochs, resume=resume)
+    return task.detector.eval(), curve
 
 
 def learning_blocks(encoder: Encoder, config: EncoderConfig, options: WordsOptions) -> nn.ModuleList:
@@ -169,7 +232,7 @@ class Detector(nn.Module):
         self.head = nn.Linear(encoder.dimension, len(frequencies))
         nn.init.normal_(self.head.weight, std=_HEAD_DEVIATION)
         with torch.no_grad():
-            self.head.bias.copy_(torch.from_numpy(frequencies).clamp(min=_SMALLEST_FREQUENCY).logit())
+            self.head.bias.copy_(torch.from_numpy(frequencies).clamp(_SMALLEST_FREQUENCY, 1 - _SMALLEST_FREQUENCY).logit())
 
     def forward(self, encoder_out: Tensor) -> Tensor:
         """Give a logit for each word: `(N, P, D)` to `(N, W)`."""
@@ -208,8 +271,9 @@ def _task(run: Training, seeing: Seeing, blocks: nn.ModuleList) -> _Task:
     return _Task(detector=detector, optimiser=optimiser, seeing=seeing, counts=counts, present=present)
 
 
-def _look_once(run: Training, task: _Task, epoch: int, listener: Listener) -> float:
-    """Look at all training images once; gives the mean loss of an image."""
+def _look_once(run: Training, task: _Task, which: tuple[str, int], listener: Listener) -> float:
+    """Look at all training images once, in the epoch of a part; gives the mean loss of an image."""
+    name, epoch = which
     options, learning = task.seeing.options, task.seeing.learning
     steps = math.ceil(len(usable(learning)) / options.batch_size)
     task.detector.dropout.train()
@@ -228,7 +292,7 @@ def _look_once(run: Training, task: _Task, epoch: int, listener: Listener) -> fl
             message = f"Learning words diverged in {where}; start a new run with a lower --words-learning-rate."
             raise CaptError(message)
         total, images = total + value * len(chosen), images + len(chosen)
-        listener.step(f"words epoch {epoch}", done, steps, f"loss {total / images:.2f}")
+        listener.step(f"{name} epoch {epoch}", done, steps, f"loss {total / images:.2f}")
     task.detector.dropout.eval()
     return total / images
 
@@ -272,16 +336,22 @@ def vary(images: Tensor) -> Tensor:
 
 
 def _validate(run: Training, task: _Task) -> tuple[float, float]:
-    chosen = usable(task.seeing.validation)
+    validation = task.seeing.validation
+    logits = _judge(run, task.detector, validation, usable(validation), task.seeing.options.batch_size)
+    return average_precision(logits, task.present)
+
+
+def _judge(run: Training, detector: Detector, split: EncodedSplit, chosen: NDArray[np.int64], size: int) -> NDArray[np.float32]:
+    """Give a detector's logits of chosen images, `(n, W)`."""
     logits = []
     with torch.inference_mode():
-        for start in range(0, len(chosen), task.seeing.options.batch_size):
-            pixels = np.array(task.seeing.validation.images[chosen[start : start + task.seeing.options.batch_size]])
-            logits.append(task.detector(run.captioner.encode(torch.from_numpy(pixels))).cpu().numpy())
-    return average_precision(np.concatenate(logits), task.present)
+        for start in range(0, len(chosen), size):
+            pixels = np.array(split.images[chosen[start : start + size]])
+            logits.append(detector(run.captioner.encode(torch.from_numpy(pixels))).cpu().numpy())
+    return np.concatenate(logits)
 
 
-def _sentence(epoch: WordsEpoch, options: WordsOptions, seconds: float) -> str:
+def _sentence(epoch: WordsEpoch, part: _Part, options: WordsOptions, seconds: float) -> str:
     figures = f"{100 * epoch.mean_average_precision:.1f} % ({100 * epoch.weighted_average_precision:.1f} % by occurrence)"
-    which = f"Words epoch {epoch.epoch} of {options.epochs}"
+    which = f"{part.name.capitalize()} epoch {epoch.epoch} of {options.epochs}"
     return f"{which}: loss {epoch.train_loss:.2f}, mean average precision {figures}, {seconds:.0f} s."
