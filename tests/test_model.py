@@ -32,7 +32,7 @@ def _plain_logits(decoder: Decoder, grid: Tensor, words: list[int]) -> tuple[Ten
 
     Detected words, where they are read, are projected and added to the first state, to the gates and to what words are read from.
     """
-    seen = decoder.detected
+    seen, likely = decoder.detected, torch.zeros(0)
     if seen is not None:
         likelihoods = 1 / (1 + torch.exp(-(seen.detector.weight @ (grid.sum(0) / P) + seen.detector.bias)))
         likely = torch.relu(seen.projection.weight @ likelihoods + seen.projection.bias)
