@@ -241,18 +241,25 @@ class DetectedWords(nn.Module):
         self.readout_dropout = nn.Dropout(config.dropout)
 
     @torch.no_grad()
-    def adopt(self, weight: Tensor, bias: Tensor, frequencies: Tensor) -> None:
-        """Take a detector, and begin by counting how much likelier words are than usual.
+    def adopt(self, weight: Tensor, bias: Tensor) -> None:
+        """Take a detector.
 
         Args:
             weight: Of its linear layer, `(W, D)`.
             bias: Of the same, `(W,)`.
-            frequencies: How likely each word is of any image, 0 to 1, `(W,)`.
         """
         self.detector.weight.copy_(weight)
         self.detector.bias.copy_(bias)
+
+    @torch.no_grad()
+    def begin_with(self, frequencies: Tensor) -> None:
+        """Begin by reading how much likelier words are than usual; for a new decoder.
+
+        Args:
+            frequencies: How likely each word is of any image, 0 to 1, `(W,)`.
+        """
         self.projection.weight.mul_(_LIKELIHOOD_SCALE)
-        self.projection.bias.sub_(self.projection.weight @ frequencies)
+        self.projection.bias.sub_(self.projection.weight @ frequencies.to(self.projection.weight))
 
     def detect(self, encoder_out: Tensor) -> Tensor:
         """Judge which words people would use.

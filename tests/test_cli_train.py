@@ -315,13 +315,17 @@ def test_a_run_that_was_killed_while_it_read_goes_on_to_the_same_result(given: P
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
 
 
-def _seen(given: Path, folder: Path) -> Path:
-    """Write a manifest with enough images for words to be learned: the photographs again and again, "dog" in 16 of 20."""
+def _seen(given: Path, folder: Path, *, also: str = "") -> Path:
+    """Write a manifest with enough images for words to be learned: the photographs again and again, "dog" in 16 of 20.
+
+    One more word is in as many of them, where it is asked for.
+    """
     photos = pq.read_table(given / "manifests" / "all.parquet").to_pylist()
+    words = [("dog", also) if number % 5 else ("cat", "") for number in range(22)]
     rows = [
         {**photos[number % len(photos)], "image_id": f"{number}.jpg", "split": "dev" if number >= 20 else "train"}
-        | {"caption": [f"a {'dog' if number % 5 else 'cat'} on grass", f"the {'dog' if number % 5 else 'cat'}"]}
-        for number in range(22)
+        | {"caption": [f"a {animal} on grass", f"the {animal} {more}"]}
+        for number, (animal, more) in enumerate(words)
     ]
     folder.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "seen.parquet")
@@ -405,6 +409,16 @@ def test_the_decoder_reads_which_words_are_detected(given: Path, tmp_path: Path,
     assert "give --detected-words as well" in " ".join(ended.err.split())
     told_of, not_told_of = (load_file(tmp_path / run / "last.safetensors") for run in ("told", "alone"))
     assert any(not torch.equal(told_of[name], not_told_of[name]) for name in told_of)
+    ended = start(*arguments("again", "--start-from", best, "--words-epochs", 1, "--words-batch-size", 10))
+    assert ended.code == 0, ended.err
+    detector_again = load_file(tmp_path / "again" / "detected-words.safetensors")["weight"]
+    kept = load_checkpoint(tmp_path / "again" / "last.safetensors").captioner.decoder.state_dict()
+    torch.testing.assert_close(kept["detected.detector.weight"], detector_again.half().float())
+    refused = _arguments(given, tmp_path / "refused", "--start-from", best, "--words-epochs", 1, "--epochs", 1)
+    refused[1] = str(_seen(given, tmp_path / "more", also="park"))
+    ended = start(*refused)
+    assert ended.code == 2
+    assert "tell of 2 words, and the decoder reads 1" in " ".join(ended.err.split())
     others = ("--weights", tmp_path / "run" / "encoder.safetensors", "--detected-words", found, "--detected-dim", 6)
     assert start(*arguments("other", *others)).code == 0
     ended = start(*arguments("few", *others, "--limit", 3))

@@ -418,7 +418,11 @@ def test_a_detector_is_adopted_and_does_not_learn_with_the_decoder() -> None:
     assert decoder.detected is not None
     bias = decoder.detected.projection.bias.detach().clone()
     frequencies = torch.rand(9) * 0.8 + 0.1
-    decoder.detected.adopt(torch.randn(9, D), torch.randn(9), frequencies)
+    weight, bias_of_detector = torch.randn(9, D), torch.randn(9)
+    decoder.detected.adopt(weight, bias_of_detector)
+    grid = torch.randn(1, P, D)
+    torch.testing.assert_close(decoder.detected.detect(grid)[0], weight @ grid[0].mean(0) + bias_of_detector)
+    decoder.detected.begin_with(frequencies)
     torch.testing.assert_close(decoder.detected.projection(frequencies), bias)
     encoded, lengths = _captions([[6, 4]])
     logits, targets, _ = decoder(torch.randn(1, P, D), encoded, lengths)

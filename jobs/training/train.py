@@ -307,6 +307,7 @@ def _check_output(plan: TrainingPlan) -> None:
     try:
         names = [loop.STATE, "best.safetensors", "last.safetensors"]
         names += [name for stage in (language_model, word_detection) for name in (stage.STATE, stage.RESULT)]
+        names += [path.name for path in plan.output.glob(f"{word_detection.PART}*")]
         held = [name for name in names if (plan.output / name).exists()]
         plan.output.mkdir(parents=True, exist_ok=True)
         probe = plan.output / ".probe.tmp"
@@ -354,6 +355,7 @@ def _see_words(
 ) -> Training:
     """Let the encoder learn which words people use; gives the run with what its card should know of it."""
     words = find_words(splits[0].captions)  # this and the next are refused before an image is opened
+    _check_detected(run, len(words), "The captions tell")
     learning_blocks(run.captioner.encoder, run.captioner.config.encoder, plan.words)
     learning, validating = (_encode(run, plan, dataset, say, learns=True) for dataset in splits)
     seeing = Seeing(
@@ -380,12 +382,21 @@ def _adopt(run: Training, plan: TrainingPlan, detection: Detection | None, say: 
     detected, path = run.captioner.decoder.detected, plan.network.start_from
     if detected is None or detection is None:
         say("The decoder's own detector judges the images that it learned from, too favourably: give --detected-words as well.")
-    elif path is None:
-        detected.adopt(*(torch.from_numpy(each) for each in (detection.weight, detection.bias, detection.frequencies)))
-    elif detection.logits.shape[1] != run.captioner.config.detected_words:
-        message = f"{plan.network.detected_words} tells of other words than {path} reads; give that of the run that made it."
-        raise InputError(message)
+        return None
+    _check_detected(run, len(detection.words), f"{plan.network.detected_words} tells")
+    if path is None or plan.words.epochs:
+        detected.adopt(torch.from_numpy(detection.weight), torch.from_numpy(detection.bias))
+    if path is None:
+        detected.begin_with(torch.from_numpy(detection.frequencies))
     return detection
+
+
+def _check_detected(run: Training, words: int, who: str) -> None:
+    """Refuse words that are not those that the decoder reads."""
+    wanted = run.captioner.config.detected_words
+    if wanted not in {0, words}:
+        message = f"{who} of {words:,} words, and the decoder reads {wanted:,}; give the captions that it was trained on."
+        raise InputError(message)
 
 
 def _reading(

@@ -44,7 +44,7 @@ _SMALLEST_CROP, _BRIGHTNESS = 0.72, 0.15  # of each side; up and down
 _BLOCKS = {"efficientnet_lite0": 6, "efficientnet_lite2": 6}  # stages 3 to 6 of 0 to 6, and the head
 _BLOCKS_OF_OTHERS = 2  # ResNet-50's last two stages
 _SEEDS = 50_000  # apart from those of the epochs that follow
-_FOLD = "words-part-"
+PART = "words-part-"
 _LARGEST_LOGIT = 14.0  # beyond, a likelihood is 0 or 1 in float16
 
 
@@ -129,7 +129,7 @@ def learn_words(run: Training, seeing: Seeing, listener: Listener, *, resume: bo
     about = EncoderFile(config=captioner.config.encoder, preprocessing=run.preprocessing, facts=told)
     write_encoder(run.output / RESULT, captioner.encoder, about)
     (run.output / STATE).unlink(missing_ok=True)
-    for part in run.output.glob(f"{_FOLD}*.safetensors"):
+    for part in run.output.glob(f"{PART}*.safetensors"):
         part.unlink()
     return facts
 
@@ -152,7 +152,7 @@ def _judge_unseen(run: Training, seeing: Seeing, listener: Listener, *, resume: 
     logits = np.zeros((total, len(seeing.words)), dtype=np.float16)
     for number in range(seeing.options.folds):
         held = np.sort(order[number :: seeing.options.folds])
-        path = run.output / f"{_FOLD}{number + 1}.safetensors"
+        path = run.output / f"{PART}{number + 1}.safetensors"
         judged = read_arrays(path, run.fingerprint) if resume else None
         if judged is None:
             hidden = set(held.tolist())
@@ -163,7 +163,7 @@ def _judge_unseen(run: Training, seeing: Seeing, listener: Listener, *, resume: 
             detector, _ = _train(apart, part, listener, _Part(name=name, number=number + 1), resume=resume)
             judged = {"logits": _judge(apart, detector, seeing.learning, held, seeing.options.batch_size)}
             write_arrays(path, judged, run.fingerprint)
-            (run.output / f"{_FOLD}{number + 1}-{STATE}").unlink(missing_ok=True)
+            (run.output / f"{PART}{number + 1}-{STATE}").unlink(missing_ok=True)
         logits[held] = judged["logits"].clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
     return logits
 
@@ -177,7 +177,7 @@ class _Part:
 
     @property
     def state(self) -> str:
-        return f"{_FOLD}{self.number}-{STATE}" if self.number else STATE
+        return f"{PART}{self.number}-{STATE}" if self.number else STATE
 
 
 def _train(run: Training, seeing: Seeing, listener: Listener, part: _Part, *, resume: bool) -> tuple["Detector", list[Any]]:
