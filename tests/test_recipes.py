@@ -38,7 +38,7 @@ VALIDATION = ("cat.jpg", "stairs.jpg")
 OWN = {"source", "output", "recipe", "resume", "dry-run", "quiet"}  # of the whole training
 SMALL = (
     *("--embed-dim", 16, "--decoder-dim", 24, "--attention-dim", 8, "--feature-dim", 12, "--min-frequency", 1),
-    *("--batch-size", 3, "--epochs", 1, "--words-epochs", 0, "--detected-dim", 0),  # six images are too few to learn words from
+    *("--batch-size", 3, "--epochs", 1, "--words-epochs", 0),  # six images are too few to learn words from
 )
 
 Start = Callable[..., tuple[int, str, str]]
@@ -216,10 +216,10 @@ def test_text_is_read_first_when_it_is_given(given: Path, tmp_path: Path, start:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--recipe", "other"), "choose one of default, flickr30k-resnet50"),
-        (("--recipe", ""), "choose one of default, flickr30k-resnet50"),
-        (("--recipe",), "choose one of default, flickr30k-resnet50"),
-        (("--recipe", "--quiet"), "choose one of default, flickr30k-resnet50"),
+        (("--recipe", "other"), "choose one of default, detected-words, flickr30k-resnet50"),
+        (("--recipe", ""), "choose one of default, detected-words, flickr30k-resnet50"),
+        (("--recipe",), "choose one of default, detected-words, flickr30k-resnet50"),
+        (("--recipe", "--quiet"), "choose one of default, detected-words, flickr30k-resnet50"),
         (("--learning-rate", "0.1"), "--learning-rate is decided by the recipe default"),
         (("--self-critical",), "--self-critical is decided by the recipe default"),
         (("--start-from", "any.safetensors"), "--start-from is decided by the recipe default"),
