@@ -271,8 +271,10 @@ def test_defaults_are_those_of_the_options() -> None:
     output = OutputOptions(path=Path("captions"))
     for options in (source, network, output):
         for field in fields(options):
-            if field.name not in {"source", "workers", "path"}:
+            if field.name not in {"source", "workers", "path", "checkpoints"}:
                 assert defaults[field.name] == getattr(options, field.name)
+    assert defaults["checkpoint"] is None  # the one that ships, as no checkpoint is
+    assert not network.checkpoints
     search = DecodingOptions()
     assert {field.name: defaults[field.name] for field in fields(search)} == asdict(search)
     assert defaults["output"] == output.path
