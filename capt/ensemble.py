@@ -192,13 +192,13 @@ class Writers:
         captioner: In eval mode, float32, on the CPU.
         vocabulary: The words.
         sha256: Of the file, or the joint digest of all.
-        names: Of the files.
+        paths: The files.
     """
 
     captioner: Captioner | Ensemble
     vocabulary: Vocabulary
     sha256: str
-    names: Sequence[str]
+    paths: Sequence[Path]
 
 
 def load_writers(paths: Sequence[Path]) -> Writers:
@@ -222,7 +222,7 @@ def load_writers(paths: Sequence[Path]) -> Writers:
         captioner=first.captioner if len(checkpoints) == 1 else Ensemble([each.captioner for each in checkpoints]).eval(),
         vocabulary=first.vocabulary,
         sha256=joint_digest([each.sha256 for each in checkpoints]),
-        names=[each.path.name for each in checkpoints],
+        paths=[each.path for each in checkpoints],
     )
 
 

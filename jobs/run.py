@@ -153,7 +153,8 @@ def _load_network(plan: Plan, stages: Stages) -> tuple["Network", Fingerprint]:
     options = replace(plan.options.network, precision=plan.fingerprint.precision)
     network = TorchNetwork(options, DecodingOptions(**plan.fingerprint.decoding), stages)  # type: ignore[arg-type]  # checked there
     if network.writers.sha256 != plan.fingerprint.checkpoint_sha256:
-        message = f"The checkpoint {' or '.join(network.writers.names)} changed while it was read; start the same command again."
+        which = " or ".join(map(str, network.writers.paths))
+        message = f"The checkpoint {which} changed while it was read; start the same command again."
         raise CheckpointError(message)
     return network, replace(plan.fingerprint, precision=str(network.precision), device=network.device.type)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from capt.checkpoint import load_checkpoint
 from capt.encoder import EncoderConfig, build_encoder
 from jobs.cli import main
+from jobs.training.detection import read_detection, write_detection
 
 CAPTIONS = {
     "astronaut.jpg": ("a woman in an orange suit", "a smiling astronaut"),
@@ -406,7 +408,7 @@ def test_the_decoder_reads_which_words_are_detected(given: Path, tmp_path: Path,
     assert start(*told).code == 0
     ended = start(*alone)
     assert ended.code == 0
-    assert "give --detected-words as well" in " ".join(ended.err.split())
+    assert "give --detected-words, if so" in " ".join(ended.err.split())
     told_of, not_told_of = (load_file(tmp_path / run / "last.safetensors") for run in ("told", "alone"))
     assert any(not torch.equal(told_of[name], not_told_of[name]) for name in told_of)
     ended = start(*arguments("again", "--start-from", best, "--words-epochs", 1, "--words-batch-size", 10))
@@ -414,6 +416,17 @@ def test_the_decoder_reads_which_words_are_detected(given: Path, tmp_path: Path,
     detector_again = load_file(tmp_path / "again" / "detected-words.safetensors")["weight"]
     kept = load_checkpoint(tmp_path / "again" / "last.safetensors").captioner.decoder.state_dict()
     torch.testing.assert_close(kept["detected.detector.weight"], detector_again.half().float())
+    assert "too favourable" in " ".join(ended.err.split())
+    other = read_detection(found)
+    write_detection(tmp_path / "other.safetensors", replace(other, weight=other.weight + 1))
+    for mistaken, said in (
+        (("--start-from", best, "--detected-words", tmp_path / "other.safetensors"), "another detector"),
+        (("--detected-words", found, "--detected-dim", 6), "give --weights"),
+        (("--start-from", best, "--fine-tune-blocks", 1), "--fine-tune-blocks"),
+        (("--words-epochs", 1, "--detected-dim", 6, "--words-folds", 30), "ask for fewer"),
+    ):
+        ended = start(*arguments("mistaken", *mistaken))
+        assert (ended.code, said in " ".join(ended.err.split())) == (2, True), ended.err
     refused = _arguments(given, tmp_path / "refused", "--start-from", best, "--words-epochs", 1, "--epochs", 1)
     refused[1] = str(_seen(given, tmp_path / "more", also="park"))
     ended = start(*refused)

@@ -26,7 +26,7 @@ def unpenalised(**choices: float) -> DecodingOptions:
     return DecodingOptions(**{"length_penalty": 0.0, "block_ngrams": 0, **choices})  # type: ignore[arg-type] # ints are floats
 
 
-def _decoder(seed: int = 0, spread: float = 1.0, end: float = 0.0) -> Decoder:
+def _decoder(seed: int = 0, spread: float = 1.0, end: float = 0.0, detected: int = 0) -> Decoder:
     """Make a random decoder; a larger spread makes it surer, `end` makes it like or loathe ending."""
     torch.manual_seed(seed)
     encoder = EncoderConfig(name="efficientnet_lite0")
@@ -40,12 +40,17 @@ def _decoder(seed: int = 0, spread: float = 1.0, end: float = 0.0) -> Decoder:
             attention_dim=3,
             dropout=0.5,
             tie_embeddings=False,
+            detected_words=detected,
+            detected_dim=2,
             context_readout=True,  # the richer state; what has none is tested with the shipped checkpoint
         )
     )
     for parameter in decoder.parameters():
         nn.init.normal_(parameter, std=spread)
     with torch.no_grad():
+        if decoder.detected is not None:  # mild, so that captions end sooner or later all the same
+            for parameter in decoder.detected.parameters():
+                parameter.mul_(0.2)
         decoder.output.bias[END] += end
         decoder.output.bias[UNK] += 2.0  # <unk> is what a captioner likes to say
     return decoder.eval()
@@ -423,14 +428,20 @@ def test_drawn_captions_can_be_read_by_the_decoder() -> None:
     assert (captions[beyond] == Vocabulary.pad).all()
 
 
-def test_how_unlikely_a_drawn_caption_was_is_what_reading_it_gives() -> None:
-    """−log p, and its gradient, of captions drawn in a batch that shrinks as they end equal those of each one read alone."""
-    decoder, grid = _decoder(seed=4, end=3.0), _grid(3)
-    drawn = sample_captions(decoder, grid, 6, 7)
+@pytest.mark.parametrize("words_detected", [0, 9])
+def test_how_unlikely_a_drawn_caption_was_is_what_reading_it_gives(words_detected: int) -> None:
+    """−log p, and its gradient, of captions drawn in a batch that shrinks as they end equal those of each one read alone.
+
+    Words that are to count as detected in an image are those of its captions.
+    """
+    decoder, grid = _decoder(seed=7, end=3.0, detected=words_detected), _grid(3)
+    detected = torch.randn(3, words_detected) if words_detected else None
+    drawn = sample_captions(decoder, grid, 6, 7, detected=detected)
     assert len(drawn.lengths.unique()) > 2
     for image, k in itertools.product(range(3), range(6)):
         words = drawn.captions[image, k, : int(drawn.lengths[image, k]) + 1]
-        logits, targets, _ = decoder(grid[[image]], words[None, None], torch.tensor([[len(words)]]))
+        own = None if detected is None else detected[[image]]
+        logits, targets, _ = decoder(grid[[image]], words[None, None], torch.tensor([[len(words)]]), detected=own)
         logits = logits.index_fill(-1, torch.tensor([Vocabulary.pad, Vocabulary.start, UNK]), -math.inf)
         alone = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
         torch.testing.assert_close(drawn.nll[image, k], alone)

@@ -15,6 +15,7 @@ FOUND = Detection(
     frequencies=np.array([0.25, 0.1], np.float32),
     logits=np.array([[1.0, -2.0], [0.0, 3.0]], np.float16),
     images=name_images(["1.jpg", "2.jpg"]),
+    encoder="some weights",
 )
 
 
@@ -22,7 +23,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     """Words and all numbers come back as they were."""
     write_detection(tmp_path / "found.safetensors", FOUND)
     read = read_detection(tmp_path / "found.safetensors", name_images(["1.jpg", "2.jpg"]))
-    assert (read.words, read.images) == (FOUND.words, FOUND.images)
+    assert (read.words, read.images, read.encoder) == (FOUND.words, FOUND.images, FOUND.encoder)
     for name in ("weight", "bias", "frequencies", "logits"):
         assert np.array_equal(getattr(read, name), getattr(FOUND, name))
         assert getattr(read, name).dtype == getattr(FOUND, name).dtype

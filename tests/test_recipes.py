@@ -287,7 +287,7 @@ def test_a_recipe_is_made_of_commands_that_exist(name: str, text: dict[str, Any]
         None,
         *(plan.output / "best.safetensors" for plan in trainings[:-1]),
     ]
-    assert [plan.options.self_critical for plan in trainings][-1]
+    assert [plan.options.self_critical for plan in trainings] == [stage.self_critical for stage in recipe.trainings]
     found = trainings[0].output / "detected-words.safetensors" if trainings[0].network.detected_dim else None
     assert [plan.network.detected_words for plan in trainings] == [None, *[found] * (len(trainings) - 1)]
     assert {plan.options.seed for plan in plans} == {7}

@@ -110,8 +110,8 @@ def _spy(monkeypatch: pytest.MonkeyPatch) -> list[Drawn]:
     """Note what is drawn."""
     noted: list[Drawn] = []
 
-    def drawing(*values: Any) -> Drawn:  # noqa: ANN401 - as sample_captions
-        noted.append(sample_captions(*values))
+    def drawing(*values: Any, **named: Any) -> Drawn:  # noqa: ANN401 - as sample_captions
+        noted.append(sample_captions(*values, **named))
         return noted[-1]
 
     monkeypatch.setattr("jobs.training.self_critical.sample_captions", drawing)

@@ -40,6 +40,7 @@ class Detection:
         frequencies: How likely each word is of any training image, 0 to 1, `(W,)`.
         logits: Of the training images, `(N, W)`, each image judged by a detector that had not seen it.
         images: Which training images these are (`name_images`).
+        encoder: Which weights the encoder has whose mean cell the detector reads (`jobs.training.features.weights_digest`).
     """
 
     words: tuple[str, ...]
@@ -48,6 +49,7 @@ class Detection:
     frequencies: NDArray[np.float32]
     logits: NDArray[np.float16]
     images: str
+    encoder: str
 
 
 def name_images(image_ids: Sequence[str]) -> str:
@@ -73,7 +75,10 @@ def write_detection(path: Path, detection: Detection) -> None:
         OutputError: If it cannot be written.
     """
     arrays = {name: np.ascontiguousarray(getattr(detection, name)) for name in _ARRAYS}
-    write_whole(path, save(arrays, {_KEY: json.dumps({"words": detection.words, "images": detection.images})}))
+    write_whole(
+        path,
+        save(arrays, {_KEY: json.dumps({"words": detection.words, "images": detection.images, "encoder": detection.encoder})}),
+    )
 
 
 def read_detection(path: Path, images: str | None = None) -> Detection:
@@ -91,7 +96,8 @@ def read_detection(path: Path, images: str | None = None) -> Detection:
     """
     try:
         told, arrays = _read(path)
-        found = Detection(words=tuple(told["words"]), images=told["images"], **{name: arrays[name] for name in _ARRAYS})
+        named = {name: str(told[name]) for name in ("images", "encoder")}
+        found = Detection(words=tuple(told["words"]), **named, **{name: arrays[name] for name in _ARRAYS})  # type: ignore[arg-type] # arrays
     except FileNotFoundError as error:
         message = f"There is no {path}; give --detected-words the file that a run with --words-epochs and --detected-dim wrote."
         raise InputError(message) from error

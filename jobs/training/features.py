@@ -82,7 +82,7 @@ def cached_features(  # noqa: PLR0913 - what is encoded, with what, where to, an
         preprocessing,
         captioner.config.encoder.to_dict(),
         str(captioner.precision),
-        _weights_digest(captioner),
+        weights_digest(captioner),
         *_named(look),
     )
     array = _Array(folder / key, (len(dataset), cells, channels), np.dtype(np.float16))
@@ -126,7 +126,15 @@ def _key(kind: str, dataset: CaptionedImages, preprocessing: Preprocessing, *mor
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _weights_digest(captioner: Captioner) -> str:
+def weights_digest(captioner: Captioner) -> str:
+    """Name the weights of an encoder.
+
+    Args:
+        captioner: Whose.
+
+    Returns:
+        sha256 of their names and numbers.
+    """
     digest = hashlib.sha256()
     for name, tensor in captioner.encoder.state_dict().items():
         digest.update(name.encode())

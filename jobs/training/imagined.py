@@ -6,7 +6,8 @@ knows neither images nor networks.
 
 A detector's logits are taken as a linear function of what people wrote, plus an error. The error is one about a training image of
 which people wrote something similar, so that what is taken for what stays as it is: a horse for a cow, a boy for a girl. Of an
-image with several captions, the decoder is to write each from what the others tell; its own words are not counted.
+image with several captions, the decoder is to write each from what the others tell; its own words count only where similar
+images are looked for.
 
 Source:
     Hoerl and Kennard 1970 (ridge regression); Efron 1979 (bootstrap: errors are drawn from those that were seen).

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from capt.checkpoint import load_checkpoint, round_as_stored
 from capt.encoder import Encoder, EncoderConfig, pretrained_encoder
-from capt.encoder_file import weights_preprocessing
+from capt.encoder_file import read_encoder_file, weights_preprocessing
 from capt.errors import InputError, OutputError, at_work
 from capt.images import Preprocessing
 from capt.model import DROPOUTS, Captioner, ModelConfig, Precision
@@ -32,7 +32,7 @@ from jobs.training.caption_words import find_words
 from jobs.training.cross_entropy import CrossEntropy
 from jobs.training.dataset import CaptionedImages, dataset_splits, read_dataset
 from jobs.training.detection import Detection, name_images, read_detection
-from jobs.training.features import cached_features, cached_pixels, default_cache_folder
+from jobs.training.features import cached_features, cached_pixels, default_cache_folder, weights_digest
 from jobs.training.imagined import Imagination
 from jobs.training.language_model import Reading, learn_language, text_facts
 from jobs.training.loop import EncodedSplit, Epoch, Listener, Training, detect, train
@@ -239,6 +239,7 @@ def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch
     say(f"{len(learning):,} images to learn from, {len(validating):,} to choose by ({split}).")
     detection = _given_detection(plan, learning)
     captioner, vocabulary, preprocessing, facts = _build(plan, learning, (texts, detection), say)
+    _check_network(plan, captioner, detection)
     captioner.to(plan.machine.device).set_precision(plan.machine.precision)
     run = Training(
         captioner=captioner,
@@ -307,7 +308,7 @@ def _check_output(plan: TrainingPlan) -> None:
     try:
         names = [loop.STATE, "best.safetensors", "last.safetensors"]
         names += [name for stage in (language_model, word_detection) for name in (stage.STATE, stage.RESULT)]
-        names += [path.name for path in plan.output.glob(f"{word_detection.PART}*")]
+        names += [word_detection.DETECTION, *(path.name for path in plan.output.glob(f"{word_detection.PART}*"))]
         held = [name for name in names if (plan.output / name).exists()]
         plan.output.mkdir(parents=True, exist_ok=True)
         probe = plan.output / ".probe.tmp"
@@ -355,7 +356,7 @@ def _see_words(
 ) -> Training:
     """Let the encoder learn which words people use; gives the run with what its card should know of it."""
     words = find_words(splits[0].captions)  # this and the next are refused before an image is opened
-    _check_detected(run, len(words), "The captions tell")
+    _check_words(plan, run.captioner, splits[0], say)
     learning_blocks(run.captioner.encoder, run.captioner.config.encoder, plan.words)
     learning, validating = (_encode(run, plan, dataset, say, learns=True) for dataset in splits)
     seeing = Seeing(
@@ -375,15 +376,38 @@ def _given_detection(plan: TrainingPlan, learning: CaptionedImages) -> Detection
     return None if path is None else read_detection(path, name_images(learning.image_ids))
 
 
+def _check_network(plan: TrainingPlan, captioner: Captioner, detection: Detection | None) -> None:
+    """Refuse detected words that this network cannot read, and choices that would change what it reads."""
+    network, detected = plan.network, captioner.decoder.detected
+    if detected is not None and plan.options.fine_tune_blocks:
+        message = "--fine-tune-blocks changes the encoder, and detected words are read from it as it is; leave that out."
+        raise InputError(message)
+    if detection is None:
+        return
+    path = network.detected_words
+    if detected is None:
+        message = f"{network.start_from} reads no detected words; leave out --detected-words."
+        raise InputError(message)
+    weight = torch.from_numpy(detection.weight)
+    same = weight.shape == detected.detector.weight.shape
+    if network.start_from is not None and not (same and weight.allclose(detected.detector.weight, rtol=1e-3, atol=1e-4)):
+        message = f"{path} tells of another detector than that of {network.start_from}; give the file of the run that made it."
+        raise InputError(message)
+    if network.start_from is None and not (same and detection.encoder == weights_digest(captioner)):
+        message = (
+            f"{path} tells of an encoder with other weights; give --weights the encoder.safetensors of the run that wrote it."
+        )
+        raise InputError(message)
+
+
 def _adopt(run: Training, plan: TrainingPlan, detection: Detection | None, say: Say) -> Detection | None:
     """Give the decoder its detector, unless it has one; gives what is known about the training images."""
     if plan.words.epochs:
         detection = read_detection(plan.output / word_detection.DETECTION)
     detected, path = run.captioner.decoder.detected, plan.network.start_from
     if detected is None or detection is None:
-        say("The decoder's own detector judges the images that it learned from, too favourably: give --detected-words as well.")
+        say("The decoder's detector may have learned from these images, and judge them too well: give --detected-words, if so.")
         return None
-    _check_detected(run, len(detection.words), f"{plan.network.detected_words} tells")
     if path is None or plan.words.epochs:
         detected.adopt(torch.from_numpy(detection.weight), torch.from_numpy(detection.bias))
     if path is None:
@@ -391,12 +415,20 @@ def _adopt(run: Training, plan: TrainingPlan, detection: Detection | None, say: 
     return detection
 
 
-def _check_detected(run: Training, words: int, who: str) -> None:
-    """Refuse words that are not those that the decoder reads."""
-    wanted = run.captioner.config.detected_words
-    if wanted not in {0, words}:
-        message = f"{who} of {words:,} words, and the decoder reads {wanted:,}; give the captions that it was trained on."
+def _check_words(plan: TrainingPlan, captioner: Captioner, learning: CaptionedImages, say: Say) -> None:
+    """Refuse words that the decoder does not read and parts without images; tell what makes judgements too favourable."""
+    wanted, words = captioner.config.detected_words, len(find_words(learning.captions))
+    if not wanted:
+        return
+    if words != wanted:
+        message = f"The captions tell of {words:,} words, and the decoder reads {wanted:,}; give those that it was trained on."
         raise InputError(message)
+    if plan.words.folds > len(learning):
+        message = f"--words-folds asks for {plan.words.folds:,} parts of {len(learning):,} images; ask for fewer."
+        raise InputError(message)
+    known = read_encoder_file(plan.network.weights) if plan.network.weights else None
+    if plan.network.start_from is not None or (known is not None and "words" in known.facts):
+        say("The encoder that this begins with may have learned these images: its judgements of unseen parts are too favourable.")
 
 
 def _reading(
@@ -432,7 +464,7 @@ def _build(
         checkpoint = load_checkpoint(network.start_from)
         checkpoint.captioner.set_dropout(**network.dropouts())
         say(f"Going on from {network.start_from}.")
-        facts = {"started_from": {"sha256": checkpoint.sha256, "card": dict(checkpoint.card)}}
+        facts: dict[str, Any] = {"started_from": {"sha256": checkpoint.sha256, "card": dict(checkpoint.card)}}
         return checkpoint.captioner, checkpoint.vocabulary, checkpoint.preprocessing, facts
     captions = texts.captions if texts else (text for captions in learning.captions for text in captions)
     vocabulary = Vocabulary.build(captions, min_frequency=network.min_frequency)
@@ -456,6 +488,8 @@ def _build(
     )
     captioner = Captioner(config, encoder, preprocessing)
     facts = _embed(captioner, vocabulary, network.word_vectors, plan.options.seed, say)
+    if network.detected_words:
+        facts = {**facts, "detected_words": {"file": network.detected_words.name, "words": len(words)}}
     return captioner, vocabulary, preprocessing, facts
 
 

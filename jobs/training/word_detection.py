@@ -33,6 +33,7 @@ from capt.errors import CaptError
 from jobs.training.averaging import WeightAverage
 from jobs.training.caption_words import average_precision, count_words, word_targets
 from jobs.training.detection import Detection, read_arrays, write_arrays, write_detection
+from jobs.training.features import weights_digest
 from jobs.training.loop import EncodedSplit, Listener, Training, batches, computing, usable
 from jobs.training.options import WordsOptions
 from jobs.training.state import State, check_same_run, do_epochs
@@ -107,7 +108,7 @@ def learn_words(run: Training, seeing: Seeing, listener: Listener, *, resume: bo
     """
     captioner = run.captioner
     if resume and (facts := _finished(run)):
-        (run.output / STATE).unlink(missing_ok=True)
+        _tidy(run)
         return facts
     blocks = learning_blocks(captioner.encoder, captioner.config.encoder, seeing.options)
     unseen = _judge_unseen(run, seeing, listener, resume=resume) if captioner.config.detected_words else None
@@ -123,15 +124,20 @@ def learn_words(run: Training, seeing: Seeing, listener: Listener, *, resume: bo
             frequencies=word_targets(counts[usable(seeing.learning)]).mean(0),
             logits=unseen,
             images=seeing.images,
+            encoder=weights_digest(captioner),
         )
         write_detection(run.output / DETECTION, detected)
     told = {"words": facts, "fingerprint": run.fingerprint}
     about = EncoderFile(config=captioner.config.encoder, preprocessing=run.preprocessing, facts=told)
     write_encoder(run.output / RESULT, captioner.encoder, about)
-    (run.output / STATE).unlink(missing_ok=True)
-    for part in run.output.glob(f"{PART}*.safetensors"):
-        part.unlink()
+    _tidy(run)
     return facts
+
+
+def _tidy(run: Training) -> None:
+    """Remove what only an unfinished stage needs."""
+    for leftover in (run.output / STATE, *run.output.glob(f"{PART}*.safetensors")):
+        leftover.unlink(missing_ok=True)
 
 
 def _finished(run: Training) -> dict[str, Any]:
