@@ -314,10 +314,10 @@ def test_scheduled_sampling_rises_with_the_epochs(tmp_path: Path, monkeypatch: p
     passed: list[float] = []
     forward = run.captioner.decoder.forward
 
-    def listen(*tensors: Tensor, sampling: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    def listen(*tensors: Tensor, sampling: float = 0.0, detected: None = None) -> tuple[Tensor, Tensor, Tensor]:
         if run.captioner.decoder.training:
             passed.append(sampling)
-        return forward(*tensors, sampling=sampling)
+        return forward(*tensors, sampling=sampling, detected=detected)
 
     monkeypatch.setattr(run.captioner.decoder, "forward", listen)
     _learn(run)
