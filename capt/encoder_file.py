@@ -4,6 +4,7 @@ In and out: an encoder, how its images are prepared, and facts about its trainin
 words nor a decoder; and from `capt.encoder`, because files of others say nothing of themselves.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,22 @@ class EncoderFile:
     config: EncoderConfig
     preprocessing: Preprocessing
     facts: Mapping[str, Any]
+
+
+def weights_digest(encoder: Encoder) -> str:
+    """Name the weights of an encoder.
+
+    Args:
+        encoder: Whose.
+
+    Returns:
+        sha256 of their names and numbers, wherever they are.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def write_encoder(path: Path, encoder: Encoder, about: EncoderFile) -> None:

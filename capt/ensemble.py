@@ -7,7 +7,6 @@ Source:
     Vinyals et al. 2015, Show and Tell (ensembles of captioners: the mean of the probabilities).
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from capt.checkpoint import Checkpoint, check_agreement, joint_digest, load_checkpoint
+from capt.encoder_file import weights_digest
 from capt.errors import CheckpointError
 from capt.model import Captioner, Decoder, Memory, Precision, State
 from capt.vocabulary import Vocabulary
@@ -142,7 +142,7 @@ class Ensemble(nn.Module):
         """
         super().__init__()
         kept: dict[str, Captioner] = {}
-        names = [_name(captioner) for captioner in captioners]
+        names = [f"{each.config.encoder} {weights_digest(each.encoder)}" for each in captioners]
         for name, captioner in zip(names, captioners, strict=True):
             kept.setdefault(name, captioner)
         ends = torch.tensor([captioner.config.encoder_dim for captioner in kept.values()]).cumsum(0).tolist()
@@ -173,15 +173,6 @@ class Ensemble(nn.Module):
             `(N, P, D)` float32, the channels of all encoders side by side.
         """
         return torch.cat([captioner.encode(images) for captioner in self._captioners], -1)  # type: ignore[operator]
-
-
-def _name(captioner: Captioner) -> str:
-    """Name an encoder by what it computes: configuration and weights."""
-    digest = hashlib.sha256(repr(captioner.config.encoder).encode())
-    for name, tensor in captioner.encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from capt.errors import InputError
 from capt.files import write_whole
 from jobs.training.state import check_same_run
 
+LARGEST_LOGIT = 14.0  # beyond, a likelihood is 0 or 1 in float16
 _KEY = "capt"
 _ARRAYS = ("weight", "bias", "frequencies", "logits")
 

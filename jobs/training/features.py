@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from capt.encoder_file import weights_digest
 from capt.errors import ImageError, InputError, OutputError
 from capt.files import write_whole
 from capt.images import Preprocessing, open_image, to_array
@@ -82,7 +83,7 @@ def cached_features(  # noqa: PLR0913 - what is encoded, with what, where to, an
         preprocessing,
         captioner.config.encoder.to_dict(),
         str(captioner.precision),
-        weights_digest(captioner),
+        weights_digest(captioner.encoder),
         *_named(look),
     )
     array = _Array(folder / key, (len(dataset), cells, channels), np.dtype(np.float16))
@@ -124,22 +125,6 @@ def _named(look: int) -> list[str]:
 def _key(kind: str, dataset: CaptionedImages, preprocessing: Preprocessing, *more: object) -> str:
     text = json.dumps([kind, dataset.identity, preprocessing.to_dict(), *more], sort_keys=True)
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def weights_digest(captioner: Captioner) -> str:
-    """Name the weights of an encoder.
-
-    Args:
-        captioner: Whose.
-
-    Returns:
-        sha256 of their names and numbers.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in captioner.encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy())
-    return digest.hexdigest()
 
 
 class _Array:

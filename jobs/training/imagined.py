@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from capt.vocabulary import tokenize
 from jobs.training.caption_words import count_words, word_targets
+from jobs.training.detection import LARGEST_LOGIT
 
 _RIDGE = 30.0
 _SIMILAR = 30  # training images from whose errors one is drawn
 _ROWS = 2000  # images compared at a time
-_LARGEST_LOGIT = 14.0
 _TINY = 1e-6
 
 
@@ -82,7 +82,7 @@ class Imagination:
             `(n, W)`.
         """
         logits: NDArray[np.float32] = _with_one(targets) @ self._weights + self._errors[errors_of]
-        return logits.clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+        return logits.clip(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 class ImaginedWords:

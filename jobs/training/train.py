@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from capt.checkpoint import load_checkpoint, round_as_stored
 from capt.encoder import Encoder, EncoderConfig, pretrained_encoder
-from capt.encoder_file import read_encoder_file, weights_preprocessing
+from capt.encoder_file import read_encoder_file, weights_digest, weights_preprocessing
 from capt.errors import InputError, OutputError, at_work
 from capt.images import Preprocessing
 from capt.model import DROPOUTS, Captioner, ModelConfig, Precision
@@ -32,7 +32,7 @@ from jobs.training.caption_words import find_words
 from jobs.training.cross_entropy import CrossEntropy
 from jobs.training.dataset import CaptionedImages, dataset_splits, read_dataset
 from jobs.training.detection import Detection, name_images, read_detection
-from jobs.training.features import cached_features, cached_pixels, default_cache_folder, weights_digest
+from jobs.training.features import cached_features, cached_pixels, default_cache_folder
 from jobs.training.imagined import Imagination
 from jobs.training.language_model import Reading, learn_language, text_facts
 from jobs.training.loop import EncodedSplit, Epoch, Listener, Training, detect, train
@@ -356,7 +356,7 @@ def _see_words(
 ) -> Training:
     """Let the encoder learn which words people use; gives the run with what its card should know of it."""
     words = find_words(splits[0].captions)  # this and the next are refused before an image is opened
-    _check_words(plan, run.captioner, splits[0], say)
+    _check_words(run, plan, len(words), len(splits[0]), say)
     learning_blocks(run.captioner.encoder, run.captioner.config.encoder, plan.words)
     learning, validating = (_encode(run, plan, dataset, say, learns=True) for dataset in splits)
     seeing = Seeing(
@@ -393,7 +393,7 @@ def _check_network(plan: TrainingPlan, captioner: Captioner, detection: Detectio
     if network.start_from is not None and not (same and weight.allclose(detected.detector.weight, rtol=1e-3, atol=1e-4)):
         message = f"{path} tells of another detector than that of {network.start_from}; give the file of the run that made it."
         raise InputError(message)
-    if network.start_from is None and not (same and detection.encoder == weights_digest(captioner)):
+    if network.start_from is None and not (same and detection.encoder == weights_digest(captioner.encoder)):
         message = (
             f"{path} tells of an encoder with other weights; give --weights the encoder.safetensors of the run that wrote it."
         )
@@ -415,16 +415,16 @@ def _adopt(run: Training, plan: TrainingPlan, detection: Detection | None, say: 
     return detection
 
 
-def _check_words(plan: TrainingPlan, captioner: Captioner, learning: CaptionedImages, say: Say) -> None:
+def _check_words(run: Training, plan: TrainingPlan, words: int, images: int, say: Say) -> None:
     """Refuse words that the decoder does not read and parts without images; tell what makes judgements too favourable."""
-    wanted, words = captioner.config.detected_words, len(find_words(learning.captions))
+    wanted = run.captioner.config.detected_words
     if not wanted:
         return
     if words != wanted:
         message = f"The captions tell of {words:,} words, and the decoder reads {wanted:,}; give those that it was trained on."
         raise InputError(message)
-    if plan.words.folds > len(learning):
-        message = f"--words-folds asks for {plan.words.folds:,} parts of {len(learning):,} images; ask for fewer."
+    if plan.words.folds > images:
+        message = f"--words-folds asks for {plan.words.folds:,} parts of {images:,} images; ask for fewer."
         raise InputError(message)
     known = read_encoder_file(plan.network.weights) if plan.network.weights else None
     if plan.network.start_from is not None or (known is not None and "words" in known.facts):

@@ -28,12 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from capt.encoder import Encoder, EncoderConfig, read_weights
-from capt.encoder_file import EncoderFile, read_encoder_file, write_encoder
+from capt.encoder_file import EncoderFile, read_encoder_file, weights_digest, write_encoder
 from capt.errors import CaptError
 from jobs.training.averaging import WeightAverage
 from jobs.training.caption_words import average_precision, count_words, word_targets
-from jobs.training.detection import Detection, read_arrays, write_arrays, write_detection
-from jobs.training.features import weights_digest
+from jobs.training.detection import LARGEST_LOGIT, Detection, read_arrays, write_arrays, write_detection
 from jobs.training.loop import EncodedSplit, Listener, Training, batches, computing, usable
 from jobs.training.options import WordsOptions
 from jobs.training.state import State, check_same_run, do_epochs
@@ -46,7 +45,6 @@ _BLOCKS = {"efficientnet_lite0": 6, "efficientnet_lite2": 6}  # stages 3 to 6 of
 _BLOCKS_OF_OTHERS = 2  # ResNet-50's last two stages
 _SEEDS = 50_000  # apart from those of the epochs that follow
 PART = "words-part-"
-_LARGEST_LOGIT = 14.0  # beyond, a likelihood is 0 or 1 in float16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +122,7 @@ def learn_words(run: Training, seeing: Seeing, listener: Listener, *, resume: bo
             frequencies=word_targets(counts[usable(seeing.learning)]).mean(0),
             logits=unseen,
             images=seeing.images,
-            encoder=weights_digest(captioner),
+            encoder=weights_digest(captioner.encoder),
         )
         write_detection(run.output / DETECTION, detected)
     told = {"words": facts, "fingerprint": run.fingerprint}
@@ -170,7 +168,7 @@ def _judge_unseen(run: Training, seeing: Seeing, listener: Listener, *, resume: 
             judged = {"logits": _judge(apart, detector, seeing.learning, held, seeing.options.batch_size)}
             write_arrays(path, judged, run.fingerprint)
             (run.output / f"{PART}{number + 1}-{STATE}").unlink(missing_ok=True)
-        logits[held] = judged["logits"].clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+        logits[held] = judged["logits"].clip(-LARGEST_LOGIT, LARGEST_LOGIT)
     return logits
 
 
