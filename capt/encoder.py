@@ -10,7 +10,7 @@ Source:
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from capt.errors import InputError, WeightsError, first_line
 from capt.images import IMAGENET, INCEPTION, Interpolation, Preprocessing
 
 TIMM_PREFIX = "timm:"
+SMALLEST_SIZE = 32
+"""The smallest image, in pixels of each side: one cell of the coarsest grid."""
 
 
 class Layer(StrEnum):
@@ -284,22 +286,54 @@ def pretrained_encoder(config: EncoderConfig, weights: Path | None = None) -> En
     return encoder
 
 
-def encoder_preprocessing(config: EncoderConfig) -> Preprocessing:
-    """Tell how images must be prepared for an encoder's ImageNet weights: resized to 224×224, normalised as in its training.
+def at_size(config: EncoderConfig, preprocessing: Preprocessing, size: int | None) -> Preprocessing:
+    """Prepare images larger or smaller, for a grid of more or fewer cells.
+
+    Args:
+        config: Which network they are for.
+        preprocessing: How its images are prepared.
+        size: Pixels of each side; None leaves it as it is.
+
+    Returns:
+        The preprocessing with that size, also in its name.
+
+    Raises:
+        InputError: If the network takes images of one size only, or these are smaller than one of its cells.
+    """
+    if size is None or size == preprocessing.size:
+        return preprocessing
+    if size < SMALLEST_SIZE:
+        message = f"--image-size must be at least {SMALLEST_SIZE}, not {size}."
+        raise InputError(message)
+    if config.name.startswith(TIMM_PREFIX):
+        network = getattr(_timm(config.name, pretrained=False), "network", None)
+        if getattr(network, "default_cfg", {}).get("fixed_input_size"):
+            message = f"{config.name} takes images of {preprocessing.size} pixels only; leave out --image-size."
+            raise InputError(message)
+    name = f"{preprocessing.name.removesuffix(f'-{preprocessing.size}')}-{size}"
+    return replace(preprocessing, name=name, size=size)
+
+
+def encoder_preprocessing(config: EncoderConfig, size: int | None = None) -> Preprocessing:
+    """Tell how images must be prepared for an encoder's ImageNet weights: resized to a square, normalised as in its training.
 
     Args:
         config: Which network.
+        size: Pixels of each side; None is 224, or what the network asks for.
 
     Returns:
         The preprocessing.
+
+    Raises:
+        InputError: If the network takes no images of that size.
     """
     if not config.name.startswith(TIMM_PREFIX):
-        return ENCODERS[config.name].preprocessing
+        return at_size(config, ENCODERS[config.name].preprocessing, size)
     timm_data = importlib.import_module("timm.data")
     network = _timm(config.name, pretrained=False)
     data = timm_data.resolve_data_config({}, model=getattr(network, "network", network))
     interpolation = data["interpolation"] if data["interpolation"] in set(Interpolation) else Interpolation.BICUBIC
-    size = (
+    own = (
         data["input_size"][-1]
         if getattr(getattr(network, "network", network), "default_cfg", {}).get("fixed_input_size")
         else IMAGENET.size
@@ -307,12 +341,12 @@ def encoder_preprocessing(config: EncoderConfig) -> Preprocessing:
     values = {
         **IMAGENET.to_dict(),
         "name": config.name,
-        "size": size,
+        "size": own,
         "interpolation": str(interpolation),
         "mean": list(data["mean"]),
         "std": list(data["std"]),
     }
-    return Preprocessing.from_dict(values)
+    return at_size(config, Preprocessing.from_dict(values), size)
 
 
 def _find_weights(config: EncoderConfig, weights: Path | None) -> tuple[dict[str, Tensor], str]:

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from capt.encoder import Encoder, EncoderConfig, encoder_preprocessing
+from capt.encoder import Encoder, EncoderConfig, at_size, encoder_preprocessing
 from capt.errors import WeightsError
 from capt.files import write_whole
 from capt.images import Preprocessing
@@ -97,25 +97,27 @@ def read_encoder_file(path: Path) -> EncoderFile | None:
         raise WeightsError(message) from error
 
 
-def weights_preprocessing(config: EncoderConfig, weights: Path | None) -> Preprocessing:
+def weights_preprocessing(config: EncoderConfig, weights: Path | None, size: int | None = None) -> Preprocessing:
     """Tell how images must be prepared for an encoder with the weights of a file, or of its publisher.
 
     Args:
         config: Which network.
         weights: The file, or None.
+        size: Pixels of each side that are chosen instead; None for no choice.
 
     Returns:
-        What the file says; where it says nothing, what the publisher's weights were trained with.
+        What the file says; where it says nothing, what the publisher's weights were trained with, at 224 pixels.
 
     Raises:
         WeightsError: If the file says that it belongs to another network.
+        InputError: If the network takes no images of that size.
     """
     told = read_encoder_file(weights) if weights is not None else None
     if told is None:
-        return encoder_preprocessing(config)
+        return encoder_preprocessing(config, size)
     own, wanted = ((each.name, each.stride_in_1x1) for each in (told.config, config))
     if own != wanted:
         network = f"{told.config.name}{' with --stride-in-1x1' if told.config.stride_in_1x1 else ''}"
         message = f"{weights} holds weights of the encoder {network}; choose the same one, or other weights."
         raise WeightsError(message)
-    return told.preprocessing
+    return at_size(config, told.preprocessing, size)

@@ -236,6 +236,8 @@ def test_vectors_are_the_same_each_time_and_leave_out_what_is_excluded(given: Pa
         (("--self-critical",), "--start-from"),
         (("--start-share", "0.5"), "--start-from"),
         (("--views", "0"), "--views"),
+        (("--image-size", "16"), "--image-size"),
+        (("--image-size", "96", "--start-from", "missing.safetensors"), "leave out one of them"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -248,6 +250,17 @@ def test_what_cannot_be_used_is_one_sentence_and_code_2(
     assert said in ended.err
     assert ended.err.splitlines()[-1].startswith("capt-batch: ")
     assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_the_network_may_see_larger_images(given: Path, tmp_path: Path, start: Start) -> None:
+    """--image-size is what the checkpoint tells everybody who prepares images for it, and so `run` captions with it."""
+    ended = start(*_arguments(given, tmp_path / "run", "--epochs", 1, "--image-size", 96))
+    assert ended.code == 0, ended.err
+    best = tmp_path / "run" / "best.safetensors"
+    told = load_checkpoint(best).preprocessing
+    assert (told.size, told.name) == (96, "inception-stretch-96")
+    captioned = start("run", given / "manifests", "-o", tmp_path / "captions", "--checkpoint", best)
+    assert captioned.code == 0, captioned.err
 
 
 def test_a_checkpoint_is_gone_on_from(given: Path, tmp_path: Path, start: Start) -> None:

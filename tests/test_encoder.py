@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -315,6 +316,21 @@ def test_preprocessing_is_the_networks_own() -> None:
     assert encoder_preprocessing(EncoderConfig(name="efficientnet_lite0")).mean == INCEPTION.mean
     own = encoder_preprocessing(EncoderConfig(name="timm:vit_tiny_patch16_224.augreg_in21k"))
     assert (own.mean, own.std, own.size) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 224)
+
+
+def test_images_may_be_larger_where_the_network_takes_them() -> None:
+    """The name says so, nothing else changes; the grid has more cells; too small, or a network of one size, is refused."""
+    lite = EncoderConfig(name="efficientnet_lite0")
+    larger = encoder_preprocessing(lite, 288)
+    assert larger == replace(INCEPTION, name="inception-stretch-288", size=288)
+    assert encoder_preprocessing(lite, 224) == encoder_preprocessing(lite) == INCEPTION
+    with torch.inference_mode():
+        assert build_encoder(lite)(torch.zeros(1, 3, 288, 288)).shape == (1, 81, 1280)
+    assert encoder_preprocessing(EncoderConfig(name="timm:test_resnet"), 96).size == 96
+    with pytest.raises(InputError, match="at least 32"):
+        encoder_preprocessing(lite, 31)
+    with pytest.raises(InputError, match="224 pixels only; leave out --image-size"):
+        encoder_preprocessing(EncoderConfig(name="timm:vit_tiny_patch16_224.augreg_in21k"), 288)
 
 
 def test_an_encoders_configuration_survives_being_a_dict() -> None:

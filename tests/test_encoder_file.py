@@ -1,5 +1,6 @@
 """A file of an encoder's weights says what it is, and `--weights` takes it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def test_a_written_encoder_is_read_as_weights(tmp_path: Path, name: str) -> None
     assert told is not None
     assert (told.config, told.facts) == (config, {"answer": 42})
     assert weights_preprocessing(config, path) == PREPROCESSING
+    assert weights_preprocessing(config, path, 64) == replace(PREPROCESSING, name="tiny-64", size=64)
     with pytest.raises(WeightsError, match=f"weights of the encoder {name}"):
         weights_preprocessing(EncoderConfig(name="resnet50"), path)
 

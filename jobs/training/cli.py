@@ -137,6 +137,10 @@ def train(
         bool, typer.Option("--stride-in-1x1", help="For ResNet-50 weights from Caffe or Keras.", rich_help_panel="Model")
     ] = False,
     weights: Annotated[Path | None, typer.Option(help="File of the encoder's ImageNet weights.", rich_help_panel="Model")] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Pixels of an image's sides; by default 224, or as --weights say.", rich_help_panel="Model"),
+    ] = None,
     word_vectors: Annotated[
         Path | None, typer.Option(help="word2vec file to begin the embeddings with.", rich_help_panel="Model")
     ] = None,
@@ -289,6 +293,7 @@ def train(
         network=NetworkPlan(
             encoder=EncoderConfig(name=encoder, layer=_one_of(Layer, layer, "--layer"), stride_in_1x1=stride_in_1x1),
             weights=weights,
+            image_size=image_size,
             word_vectors=word_vectors,
             start_from=start_from,
             min_frequency=min_frequency,

@@ -76,6 +76,7 @@ class NetworkPlan:
     Args:
         encoder: Which encoder.
         weights: File of its ImageNet weights; None looks in the usual places.
+        image_size: Pixels of each side of the images that it sees; None is what the weights were trained with, or 224.
         word_vectors: File of word vectors for the embeddings; None draws them at random.
         start_from: A checkpoint to go on from; its encoder, sizes and vocabulary are taken, and the dropouts that are None here.
         min_frequency: How often a word must occur to be in the vocabulary.
@@ -95,6 +96,7 @@ class NetworkPlan:
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     weights: Path | None = None
+    image_size: int | None = None
     word_vectors: Path | None = None
     start_from: Path | None = None
     min_frequency: int = 5
@@ -275,7 +277,8 @@ def _encoder(network: NetworkPlan) -> tuple[Encoder, int]:
     if network.start_from is not None:
         checkpoint = load_checkpoint(network.start_from)
         return checkpoint.captioner.encoder, checkpoint.preprocessing.size
-    return pretrained_encoder(network.encoder, network.weights), weights_preprocessing(network.encoder, network.weights).size
+    preprocessing = weights_preprocessing(network.encoder, network.weights, network.image_size)
+    return pretrained_encoder(network.encoder, network.weights), preprocessing.size
 
 
 def _check_plan(plan: TrainingPlan) -> None:
@@ -298,6 +301,9 @@ def _check_plan(plan: TrainingPlan) -> None:
         raise InputError(message)
     if plan.network.detected_words and plan.network.start_from is None and not plan.network.detected_dim:
         message = "Without --detected-dim nothing reads --detected-words; give that as well, or leave it out."
+        raise InputError(message)
+    if plan.network.image_size is not None and plan.network.start_from is not None:
+        message = "--image-size is for a new network, and --start-from sees images as it was trained to; leave out one of them."
         raise InputError(message)
     if plan.text and plan.network.start_from is not None:
         message = "--text is for a decoder that has learned nothing yet; leave out --text or --start-from."
@@ -469,7 +475,7 @@ def _build(
     captions = texts.captions if texts else (text for captions in learning.captions for text in captions)
     vocabulary = Vocabulary.build(captions, min_frequency=network.min_frequency)
     say(f"{len(vocabulary):,} words occur at least {network.min_frequency} times.")
-    preprocessing = weights_preprocessing(network.encoder, network.weights)
+    preprocessing = weights_preprocessing(network.encoder, network.weights, network.image_size)
     encoder = pretrained_encoder(network.encoder, network.weights)
     words = detection.words if detection else find_words(learning.captions) if network.detected_dim else ()
     config = ModelConfig(
