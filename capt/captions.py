@@ -7,6 +7,7 @@ Arrow table in the order of the run. Apart, because both programs depend on it a
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -236,9 +237,9 @@ def write_captions(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) ->
     Raises:
         OutputError: If it cannot be written; the temporary file is then gone and an older file untouched.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")  # others may write the same shard at the same time
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 for table in tables:
                     writer.write_table(table, row_group_size=max(1, table.num_rows))

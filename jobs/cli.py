@@ -116,6 +116,12 @@ def run(
     shard_size: Annotated[
         int, typer.Option(min=1, help="Rows of a shard, the unit of resuming.", rich_help_panel="Output")
     ] = 1000,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Do every N-th shard, from number I; other machines do the others.", rich_help_panel="Output"
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew over an earlier run.", rich_help_panel="Output")
     ] = False,
@@ -132,7 +138,7 @@ def run(
 ) -> None:
     """Caption every image of a folder, a list or a parquet table; started again, it goes on where it was stopped."""
     from jobs.interruption import SIGNAL_EXIT
-    from jobs.options import NetworkOptions, OutputOptions, RunOptions, default_workers
+    from jobs.options import NetworkOptions, OutputOptions, RunOptions, Share, default_workers
     from jobs.plan import describe, prepare
     from jobs.progress import Reporter
     from jobs.run import run as run_plan
@@ -158,7 +164,13 @@ def run(
             "block_ngrams": block_ngrams,
             "alternatives": alternatives,
         },
-        output=OutputOptions(path=output, shard_size=shard_size, overwrite=overwrite, retry_failed=retry_failed),
+        output=OutputOptions(
+            path=output,
+            shard_size=shard_size,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            share=Share.parse(shard) if shard is not None else None,
+        ),
     )
     plan = prepare(options)
     if dry_run:
@@ -167,10 +179,30 @@ def run(
     outcome = run_plan(plan, Reporter(quiet=quiet))
     if outcome.interrupted_by is not None:
         command = shlex.join(["capt-batch", *sys.argv[1:]])
-        done = f"{outcome.finished:,} of {plan.source.rows:,} images are done and kept"
+        done = f"{outcome.finished:,} of {plan.own_rows:,} images are done and kept"
         typer.echo(f"capt-batch: Interrupted; {done}, go on with: {command}", err=True)
         raise typer.Exit(SIGNAL_EXIT + outcome.interrupted_by)
     if outcome.failed and not allow_failures:
+        raise typer.Exit(ExitCode.FAILED_IMAGES)
+
+
+@app.command()
+def merge(
+    output: Annotated[Path, typer.Argument(help="Folder that capt-batch run --shard wrote into.")],
+    *,
+    into: Annotated[Path | None, typer.Option(help="Write all shards into this .parquet file as well.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file.")] = False,
+    allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit with 0 although some images failed.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
+) -> None:
+    """Make a run complete that several machines did: check that every shard is there, and write run.json."""
+    from jobs.merge import MergeOptions
+    from jobs.merge import merge as merge_shards
+    from jobs.progress import Reporter
+
+    summary = merge_shards(MergeOptions(output=output, into=into, overwrite=overwrite))
+    Reporter(quiet=quiet).finish(summary)
+    if summary.ok < summary.rows and not allow_failures:
         raise typer.Exit(ExitCode.FAILED_IMAGES)
 
 

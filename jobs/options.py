@@ -47,14 +47,55 @@ class NetworkOptions:
         _at_least_one("workers", self.workers)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of several machines does of a run: every `count`-th shard, beginning with number `index`."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """Read what the user wrote.
+
+        Args:
+            text: As `0/8`.
+
+        Returns:
+            The share.
+
+        Raises:
+            InputError: If it is not `I/N` with I from 0 up to N - 1.
+        """
+        index, slash, count = text.partition("/")
+        if not (slash and index.strip().isdecimal() and count.strip().isdecimal()):
+            message = f"--shard is I/N, such as 0/8 for the first of eight machines, not {text!r}."
+            raise InputError(message)
+        share = cls(int(index), int(count))
+        if share.index >= share.count:
+            last = f"of {share.count} machines the last is {share.count - 1}/{share.count}" if share.count else "and 0/1 is all"
+            message = f"--shard counts from 0, {last}, not {text}."
+            raise InputError(message)
+        return share
+
+    def takes(self, number: int) -> bool:
+        """Whether a shard, by its number, is in this share."""
+        return number % self.count == self.index
+
+    def __str__(self) -> str:
+        """Write it as the user does."""
+        return f"{self.index}/{self.count}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """Where the table goes, and what happens to an earlier one there."""
+    """Where the table goes, what happens to an earlier one there, and which share of it is done here (None: all)."""
 
     path: Path
     shard_size: int = DEFAULT_SHARD_SIZE
     overwrite: bool = False
     retry_failed: bool = False
+    share: Share | None = None
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers and contradictions.
@@ -65,6 +106,13 @@ class OutputOptions:
         _at_least_one("shard-size", self.shard_size)
         if self.overwrite and self.retry_failed:
             message = "--overwrite starts anew and --retry-failed keeps what is there; give one of them."
+            raise InputError(message)
+        if self.share and self.path.suffix == ".parquet":
+            remedy = "name a folder, and make one file of it afterwards: capt-batch merge FOLDER --into FILE.parquet"
+            message = f"With --shard several machines write into one folder, but {self.path} is one file; {remedy}"
+            raise InputError(message)
+        if self.share and self.overwrite:
+            message = f"--overwrite would remove what the other machines write; remove {self.path} before the first one starts."
             raise InputError(message)
 
 

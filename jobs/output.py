@@ -4,14 +4,13 @@ In: the path that the user named. Out: what is there already, a place that can b
 nothing of an earlier run may be lost or mixed up, and that is decided here alone.
 """
 
-import fcntl
+import glob
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,8 @@ import pyarrow.parquet as pq
 from capt.captions import RUN_FILE, RUN_KEY, Fingerprint, Status, fingerprint_of, shard_name, shard_paths, write_captions
 from capt.errors import InputError, OutputError
 from capt.files import write_whole
+from jobs.lock import FolderLock
+from jobs.together import forget, read_agreement
 
 _PROBE_BYTES = 4096
 
@@ -49,7 +50,7 @@ class Output:
         self.path = path
         self.file = path if path.suffix == ".parquet" else None
         self.folder = path.with_name(f".{path.name}.parts") if self.file else path
-        self._lock: int | None = None
+        self._lock = FolderLock(self.folder)
 
     def check(self) -> None:
         """Refuse an output that cannot be written, before any work; nothing is left behind.
@@ -91,7 +92,7 @@ class Output:
             return Existing(fingerprint=None, shards={}, report=None)
         if self.file is not None and self.file.exists():
             return self._look_at_file(self.file)
-        fingerprint: Fingerprint | None = None
+        fingerprint = read_agreement(self.folder)
         shards: dict[int, int] = {}
         for number, path in shard_paths(self.folder).items():
             found = _read_footer(path)
@@ -105,11 +106,12 @@ class Output:
         return Existing(fingerprint=fingerprint, shards=shards, report=self._read_report())
 
     @contextmanager
-    def prepared(self, *, overwrite: bool) -> Iterator[None]:
+    def prepared(self, *, overwrite: bool, shared: bool = False) -> Iterator[None]:
         """Make the folder, keep other runs out of it for a while, and clear away what is half written.
 
         Args:
             overwrite: Whether to remove an earlier run too; files of other programs stay.
+            shared: Whether other machines may do their shares of the same run there; what is half written may then be theirs.
 
         Yields:
             Nothing.
@@ -117,11 +119,11 @@ class Output:
         Raises:
             OutputError: If it cannot be written, or another run is writing there.
         """
-        self._prepare(overwrite=overwrite)
+        self._prepare(overwrite=overwrite, shared=shared)
         try:
             yield
         finally:
-            self._release()
+            self._lock.let_go()
 
     def unpack(self) -> None:
         """Turn a finished single file back into parts, so that some can be mended; the file stays until it is replaced.
@@ -148,17 +150,17 @@ class Output:
         """
         return [row for row, (status, _) in enumerate(self._outcomes(number)) if status == Status.FAILED]
 
-    def count_failures(self, shards: int) -> Counter[str]:
-        """Count the failed rows of a run by their cause.
+    def count_failures(self, shards: Iterable[int]) -> Counter[str]:
+        """Count failed rows by their cause.
 
         Args:
-            shards: How many there are.
+            shards: Numbers of those that are looked at.
 
         Returns:
             Kinds of failure and how many rows have each.
         """
         causes: Counter[str] = Counter()
-        for number in range(shards):
+        for number in shards:
             causes.update(error.split(":", 1)[0] for status, error in self._outcomes(number) if status == Status.FAILED)
         return causes
 
@@ -173,24 +175,38 @@ class Output:
         Raises:
             OutputError: If it cannot be written.
         """
-        text = json.dumps(report, indent=2, ensure_ascii=False)
         if self.file is None:
-            write_whole(self.folder / RUN_FILE, f"{text}\n".encode())
+            write_whole(self.folder / RUN_FILE, f"{_as_text(report)}\n".encode())
+            with suppress(OSError):  # the run is complete; the next that is prepared here removes it
+                forget(self.folder)
             return
-        parts = (pq.ParquetFile(self.folder / shard_name(number)).read().cast(schema) for number in range(shards))
-        write_captions(parts, schema.with_metadata({**schema.metadata, RUN_KEY: text}), self.file)
+        self.pack(self.file, report, schema, shards)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _prepare(self, *, overwrite: bool) -> None:
+    def pack(self, file: Path, report: Mapping[str, object], schema: pa.Schema, shards: int) -> None:
+        """Write all shards into one file; they stay.
+
+        Args:
+            file: Replaced when it exists.
+            report: What is to be known of the run.
+            schema: Of its tables.
+            shards: How many there are.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        parts = (pq.ParquetFile(self.folder / shard_name(number)).read().cast(schema) for number in range(shards))
+        write_captions(parts, schema.with_metadata({**schema.metadata, RUN_KEY: _as_text(report)}), file)
+
+    def _prepare(self, *, overwrite: bool, shared: bool) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            if not self._lock.take(shared=shared, when_alone=self._clear_up):
+                message = f"Another capt-batch run is writing to {self.path}; wait for it, or choose another --output."
+                raise OutputError(message)
             (self.folder / RUN_FILE).unlink(missing_ok=True)
-            for path in self.folder.glob("*.tmp"):
-                path.unlink()
-            if self.file is not None:
-                self.file.with_name(self.file.name + ".tmp").unlink(missing_ok=True)
             if overwrite:
+                forget(self.folder)
                 for path in shard_paths(self.folder).values():
                     path.unlink()
                 if self.file is not None:
@@ -198,10 +214,13 @@ class Output:
         except OSError as error:
             raise self._cannot_write(error) from error
 
-    def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def _clear_up(self) -> None:
+        """Remove what was half written when a run was killed."""
+        halves = [*self.folder.glob("*.tmp")]
+        if self.file is not None:
+            halves += self.file.parent.glob(f"{glob.escape(self.file.name)}.*tmp")
+        for path in halves:
+            path.unlink(missing_ok=True)
 
     def _outcomes(self, number: int) -> Iterator[tuple[str, str]]:
         if self.file is not None and self.file.exists() and not (self.folder / shard_name(number)).exists():
@@ -230,17 +249,6 @@ class Output:
         except OSError:
             return None
 
-    def _take_lock(self) -> None:
-        self._lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._release()
-            message = f"Another capt-batch run is writing to {self.path}; wait for it, or choose another --output."
-            raise OutputError(message) from error
-        except OSError:
-            return  # some network file systems know no locks
-
     def _cannot_write(self, error: OSError) -> OutputError:
         return OutputError(f"{self.path} cannot be written ({error.strerror or error}); choose another --output.")
 
@@ -262,6 +270,10 @@ def _read_footer(path: Path) -> tuple[Fingerprint, int] | None:
 
 def _without_report(schema: pa.Schema) -> pa.Schema:
     return schema.with_metadata({key: value for key, value in schema.metadata.items() if key != RUN_KEY})
+
+
+def _as_text(report: Mapping[str, object]) -> str:
+    return json.dumps(report, indent=2, ensure_ascii=False)
 
 
 def _parse(text: bytes | None) -> Mapping[str, object] | None:

@@ -24,6 +24,8 @@ from jobs.reader import open_source, plan_shards
 from jobs.source import ReferenceBook, Shard, Source
 
 _LOOKED_AT = 1000  # first images that are looked for before work begins
+_ANEW = "choose another --output, or give --overwrite to start anew."
+_ANEW_TOGETHER = "give all machines the same, or choose another --output."
 _OPTION_NAMES = {
     "checkpoint_sha256": "--checkpoint",
     "attention": "--attention",
@@ -52,6 +54,17 @@ class Plan:
     works: Sequence[Work]
     report: Mapping[str, object] | None
     warnings: Sequence[str]
+
+    @property
+    def own(self) -> Sequence[Shard]:
+        """The shards that are this machine's to do: all, unless it does a share."""
+        share = self.options.output.share
+        return [shard for shard in self.shards if share is None or share.takes(shard.number)]
+
+    @property
+    def own_rows(self) -> int:
+        """How many images they have."""
+        return sum(shard.stop - shard.start for shard in self.own)
 
     @property
     def to_caption(self) -> int:
@@ -100,9 +113,11 @@ def prepare(options: RunOptions) -> Plan:
         versions={name: importlib.metadata.version(name) for name in ("capt", "pillow", "torch")},
     )
     existing = output.look(overwrite=options.output.overwrite)
-    fingerprint, warnings = _match(asked, existing, output)
+    share = options.output.share
+    fingerprint, warnings = match(asked, existing, output, remedy=_ANEW_TOGETHER if share else _ANEW)
     shards = plan_shards(source.rows, options.output.shard_size)
-    works = _find_works(shards, existing, output, retry_failed=options.output.retry_failed)
+    own = [shard for shard in shards if share is None or share.takes(shard.number)]
+    works = _find_works(own, existing, output, retry_failed=options.output.retry_failed)
     if works and len(existing.shards) == 0:
         _check_some_exist(source)
     return Plan(
@@ -129,10 +144,13 @@ def describe(plan: Plan) -> list[str]:
         Sentences.
     """
     shards, unfinished, size = len(plan.shards), len(plan.works), plan.fingerprint.shard_size
+    share = plan.options.output.share
+    finished = f"{len(plan.own) - unfinished:,} {'of them ' if share else 'shards '}finished"
     return [
         *plan.warnings,
         f"{plan.options.source.source}: {plan.source.rows:,} images, in {shards:,} shards of up to {size:,}.",
-        f"{plan.output.path}: {shards - unfinished:,} shards finished, {unfinished:,} to do with {plan.to_caption:,} images.",
+        *([f"Share {share}: {len(plan.own):,} shards with {plan.own_rows:,} images."] if share else []),
+        f"{plan.output.path}: {finished}, {unfinished:,} to do with {plan.to_caption:,} images.",
     ]
 
 
@@ -158,8 +176,23 @@ def _read_book(options: RunOptions, source: Source) -> tuple[ReferenceBook | Non
     return book, references.sha256
 
 
-def _match(asked: Fingerprint, existing: Existing, output: Output) -> tuple[Fingerprint, list[str]]:
-    """Refuse to mix two runs; give the fingerprint to go on with, and warn of what may move last digits."""
+def match(
+    asked: Fingerprint, existing: Existing, output: Output, *, remedy: str = _ANEW_TOGETHER
+) -> tuple[Fingerprint, list[str]]:
+    """Refuse to mix two runs.
+
+    Args:
+        asked: What the run here would be made with; some of it may be `auto`.
+        existing: What the output holds.
+        output: For messages.
+        remedy: What to do when they differ.
+
+    Returns:
+        The fingerprint to go on with, and warnings of what may move last digits.
+
+    Raises:
+        OutputError: If they differ.
+    """
     then = existing.fingerprint
     if then is None:
         return asked, []
@@ -168,7 +201,6 @@ def _match(asked: Fingerprint, existing: Existing, output: Output) -> tuple[Fing
         precision=then.precision if asked.precision == AUTO else asked.precision,
         device=then.device if asked.device == AUTO else asked.device,
     )
-    remedy = "choose another --output, or give --overwrite to start anew."
     different = {key: (here, there) for key, here, there in now.differences(then)}
     if "source_sha256" in different:
         counts = f"{then.source_rows:,} images then, {now.source_rows:,} now"

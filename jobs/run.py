@@ -4,6 +4,8 @@ In: a plan. Out: shards in a folder or one file, and how it went. Apart, because
 captioner, writer, output; each knows only its own.
 """
 
+import platform
+import shlex
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,8 +18,10 @@ from capt.captions import Fingerprint, captions_schema
 from capt.errors import CheckpointError, at_work
 from jobs.interruption import Interruption
 from jobs.loading import LoadedBatch, Loader, LoadingOptions
-from jobs.plan import Plan
+from jobs.output import Existing
+from jobs.plan import Plan, match
 from jobs.progress import Reporter, Stage, Stages, Summary
+from jobs.together import agree, tell_session
 from jobs.writer import Writer
 
 if TYPE_CHECKING:
@@ -53,29 +57,41 @@ def run(plan: Plan, reporter: Reporter) -> Outcome:
     if plan.report is not None:
         reporter.say(f"{plan.output.path} is complete: {plan.source.rows:,} rows. Nothing is left to do.")
         return Outcome(failed=plan.failed_before)
+    share = plan.options.output.share
+    if share is not None and not plan.works:
+        reporter.say(f"Share {share} of {plan.output.path} is complete: {plan.own_rows:,} rows. {_how_to_merge(plan)}")
+        return Outcome(failed=plan.output.count_failures(shard.number for shard in plan.own).total())
     begun, stages = datetime.now(UTC), Stages()
     with Interruption() as interruption, reporter, _quiet_pillow():
         network, fingerprint = _load_network(plan, stages) if plan.works else (None, plan.fingerprint)
         schema = captions_schema(fingerprint, plan.source.travelling)
         clock = time.perf_counter()
-        with at_work(), plan.output.prepared(overwrite=plan.options.output.overwrite):
+        with at_work(), plan.output.prepared(overwrite=plan.options.output.overwrite, shared=share is not None):
+            if share is not None:
+                _agree(plan, fingerprint)
             captioned = 0
             if network is not None:
                 captioned = _Session(plan, network, schema, stages, reporter).caption_all(interruption)
             if interruption.is_requested():
-                finished = plan.source.rows - plan.to_caption + captioned
+                finished = plan.own_rows - plan.to_caption + captioned
                 return Outcome(interrupted_by=interruption.signal, finished=finished)
             summary = Summary(
                 output=str(plan.output.path),
-                rows=plan.source.rows,
-                failed=dict(plan.output.count_failures(len(plan.shards))),
-                shards=len(plan.shards),
+                rows=plan.own_rows,
+                failed=dict(plan.output.count_failures(shard.number for shard in plan.own)),
+                shards=len(plan.own),
                 captioned=captioned,
                 seconds=time.perf_counter() - clock,
                 stages=stages.seconds(),
             )
-            plan.output.complete(_report(plan, summary, fingerprint, begun), schema, len(plan.shards))
+            report = _report(plan, summary, fingerprint, begun)
+            if share is None:
+                plan.output.complete(report, schema, len(plan.shards))
+            else:
+                tell_session(plan.output.folder, {**report, "share": str(share), "host": platform.node()})
             reporter.finish(summary)
+            if share is not None:
+                reporter.say(f"Share {share} is complete. {_how_to_merge(plan)}")
             return Outcome(failed=summary.rows - summary.ok)
 
 
@@ -97,7 +113,7 @@ class _Session:
         if plan.options.output.retry_failed:
             plan.output.unpack()
         captioned = 0
-        self.reporter.begin(total=plan.source.rows, done=plan.source.rows - plan.to_caption)
+        self.reporter.begin(total=plan.own_rows, done=plan.own_rows - plan.to_caption)
         with (
             Writer(plan.output.folder, self.schema, self.stages) as writer,
             Loader(plan.source, plan.works, self._loading(), self.stages) as loader,
@@ -157,6 +173,16 @@ def _load_network(plan: Plan, stages: Stages) -> tuple["Network", Fingerprint]:
         message = f"The checkpoint {which} changed while it was read; start the same command again."
         raise CheckpointError(message)
     return network, replace(plan.fingerprint, precision=str(network.precision), device=network.device.type)
+
+
+def _how_to_merge(plan: Plan) -> str:
+    return f"When all shares are: {shlex.join(['capt-batch', 'merge', str(plan.output.path)])}"
+
+
+def _agree(plan: Plan, fingerprint: Fingerprint) -> None:
+    """Refuse to write what would not belong to the other machines' shards, such as for another precision."""
+    decided = agree(plan.output.folder, fingerprint)
+    match(fingerprint, Existing(fingerprint=decided, shards={}, report=None), plan.output)
 
 
 def _report(plan: Plan, summary: Summary, fingerprint: Fingerprint, begun: datetime) -> dict[str, object]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.running import job, opened_images, options, start, undisturbed  # noqa: F401 - fixtures
+
 if TYPE_CHECKING:
     from capt.model import Captioner
 

@@ -9,20 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from capt.captions import read_captions, shard_name, shard_paths
+from capt.captions import shard_name, shard_paths
 from capt.decoding import DecodingOptions
-from jobs.cli import main, run
+from jobs.cli import run
 from jobs.options import NetworkOptions, OutputOptions
 from jobs.source import SourceOptions
+from tests.running import Job, Started, wait_for_shards
 
-START = "from jobs.cli import main; main()"
 WITHOUT_TORCH = """
 import sys
 from jobs.cli import main
@@ -32,86 +32,6 @@ finally:
     assert "torch" not in sys.modules
 """
 MOUNT, UMOUNT = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
-Started = Callable[..., "Ended"]
-
-
-class Ended:
-    """How a command ended: exit code and what it printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        """Keep them; white space in `err` is folded, so that sentences can be found across lines."""
-        self.code, self.out, self.err = code, out, " ".join(err.split())
-
-
-@pytest.fixture
-def start(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Started:
-    """Give a function that runs `capt-batch run` in this process, with the tiny checkpoint."""
-
-    def run(*arguments: object) -> Ended:
-        options = ["--checkpoint", str(tiny_checkpoint), "--max-length", "4", "--beam-size", "2"]
-        monkeypatch.setattr("sys.argv", ["capt-batch", "run", *options, *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capsys.readouterr()
-        return Ended(code, out, err)
-
-    return run
-
-
-class Job:
-    """A run of many shards, two images at a time, that tests start, kill and complete."""
-
-    def __init__(self, source: Path, checkpoint: Path) -> None:
-        """Know what is captioned and by what."""
-        self._source, self.checkpoint = source, checkpoint
-
-    def arguments(self, output: Path) -> list[str]:
-        """Give the arguments of `capt-batch`."""
-        sizes = ["--shard-size", "4", "--batch-size", "2", "--workers", "2", "--precision", "float32"]
-        search = ["--max-length", "4", "--beam-size", "2", "--checkpoint", str(self.checkpoint)]
-        return ["run", str(self._source), "--output", str(output), *sizes, *search]
-
-    def begin(self, output: Path, **options: object) -> subprocess.Popen[str]:
-        """Start the command in a process of its own."""
-        command = [sys.executable, "-c", START, *self.arguments(output)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]  # options vary
-
-    def complete(self, output: Path) -> pa.Table:
-        """Run the command to its end in this process, which has torch already, and read the table."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["capt-batch", *self.arguments(output)])
-            with pytest.raises(SystemExit) as ended:
-                main()
-        assert ended.value.code == 0
-        return read_captions(output)
-
-
-def wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int) -> None:
-    """Wait until so many shards are there."""
-    deadline = time.monotonic() + 120
-    while len(shard_paths(folder)) < count and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def job(photos: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Give a run over 64 photographs, which are links to eight."""
-    folder = tmp_path_factory.mktemp("many")
-    for copy in range(8):
-        for photo in photos.iterdir():
-            (folder / f"{copy}-{photo.name}").symlink_to(photo)
-    return Job(folder, tiny_checkpoint)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """Give the table of a run that nothing disturbed."""
-    return job.complete(tmp_path_factory.mktemp("undisturbed") / "out")
 
 
 @pytest.mark.parametrize(("name", "moments"), [("out", (1, 6)), ("out.parquet", (3,))])
@@ -271,7 +191,7 @@ def test_defaults_are_those_of_the_options() -> None:
     output = OutputOptions(path=Path("captions"))
     for options in (source, network, output):
         for field in fields(options):
-            if field.name not in {"source", "workers", "path", "checkpoints"}:
+            if field.name not in {"source", "workers", "path", "checkpoints", "share"}:
                 assert defaults[field.name] == getattr(options, field.name)
     assert defaults["checkpoint"] is None  # the one that ships, as no checkpoint is
     assert not network.checkpoints

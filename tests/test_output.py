@@ -130,7 +130,7 @@ def test_causes_are_counted(tmp_path: Path) -> None:
     for number in range(2):
         write_captions([table], SCHEMA, tmp_path / shard_name(number))
     output = Output(tmp_path)
-    assert output.count_failures(2) == {"truncated": 2, "empty": 2}
+    assert output.count_failures(range(2)) == {"truncated": 2, "empty": 2}
     assert output.failed_rows(1) == [1, 2]
 
 

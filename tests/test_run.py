@@ -12,47 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from rich.console import Console
 
 import jobs.loading
 import jobs.run
 from capt.captions import RUN_FILE, read_captions, shard_name, shard_paths
 from capt.errors import CaptError, InputError, OutputError
-from jobs.loading import Loaded, LoadingOptions
-from jobs.options import NetworkOptions, OutputOptions, RunOptions
+from jobs.options import RunOptions
 from jobs.plan import describe, prepare
 from jobs.progress import Reporter
 from jobs.run import Outcome, run
-from jobs.source import Item, SourceOptions
-
-DECODING = {"beam_size": 2, "max_length": 4, "min_length": 1, "length_penalty": 0.0, "block_ngrams": 0, "alternatives": 1}
-
-
-@pytest.fixture
-def options(tiny_checkpoint: Path, photos: Path, tmp_path: Path) -> RunOptions:
-    """Give options that caption the example photographs in shards of three, two at a time."""
-    return RunOptions(
-        source=SourceOptions(source=str(photos)),
-        network=NetworkOptions(checkpoints=(tiny_checkpoint,), device="cpu", precision="float32", batch_size=2, workers=2),
-        decoding=DECODING,
-        output=OutputOptions(path=tmp_path / "out", shard_size=3),
-    )
-
-
-def change(options: RunOptions, **changes: object) -> RunOptions:
-    """Change options by the names of their fields, wherever they are."""
-    parts: dict[str, object] = {}
-    for name in ("source", "network", "output"):
-        part = getattr(options, name)
-        own = {key: value for key, value in changes.items() if key in part.__dataclass_fields__}
-        parts[name] = replace(part, **own)
-    decoding = {**options.decoding, **{key: value for key, value in changes.items() if key in options.decoding}}
-    return RunOptions(**parts, decoding=decoding)  # type: ignore[arg-type]  # the parts are of the fields' types
-
-
-def do(options: RunOptions) -> Outcome:
-    """Prepare and run, showing nothing."""
-    return run(prepare(options), Reporter(quiet=True))
+from tests.running import change, do, said
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -60,32 +29,11 @@ def rows(path: Path) -> list[dict[str, object]]:
     return list(read_captions(path).to_pylist())
 
 
-def said(options: RunOptions) -> str:
-    """Run, and give what was shown on a terminal that is none."""
-    stream = io.StringIO()
-    run(prepare(options), Reporter(Console(file=stream, width=80)))
-    return stream.getvalue()
-
-
 def encoded(image: Image.Image, name: str) -> bytes:
     """Give the bytes of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, name)
     return buffer.getvalue()
-
-
-@pytest.fixture
-def opened_images(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give a list that grows by the id of each image that is opened."""
-    seen: list[str] = []
-    load = jobs.loading.load_image
-
-    def watched(item: Item, loading: LoadingOptions) -> Loaded:
-        seen.append(item.image_id)
-        return load(item, loading)
-
-    monkeypatch.setattr(jobs.loading, "load_image", watched)
-    return seen
 
 
 def test_folder_becomes_table(options: RunOptions, photos: Path, tmp_path: Path) -> None:

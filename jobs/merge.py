@@ -1,0 +1,150 @@
+"""Make a run complete that several machines did: check that every shard is there, then write `run.json`, or all in one file.
+
+In: the folder that they wrote into. Out: a complete output. Apart from the run, because it needs neither source nor network.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from capt.captions import Fingerprint, shard_name
+from capt.errors import OutputError, at_work
+from jobs.output import Output
+from jobs.progress import Summary
+from jobs.reader import plan_shards
+from jobs.source import Shard
+from jobs.together import read_sessions
+
+_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """Which folder is made complete, and into which file its shards go as well (None: none), perhaps over an older one."""
+
+    output: Path
+    into: Path | None = None
+    overwrite: bool = False
+
+
+def merge(options: MergeOptions) -> Summary:
+    """Check that every shard of a run is there exactly once, and make the run complete.
+
+    A run that is complete already stays as it is.
+
+    Args:
+        options: Where.
+
+    Returns:
+        How the run went, all machines together.
+
+    Raises:
+        OutputError: If shards are missing or of two runs, a machine is still writing, or something cannot be written.
+    """
+    output = _folder(options.output)
+    existing = output.look(overwrite=False)
+    if existing.fingerprint is None:
+        message = f"{output.path} holds no shards of a run; give the folder that capt-batch run --shard wrote into."
+        raise OutputError(message)
+    shards = plan_shards(existing.fingerprint.source_rows, existing.fingerprint.shard_size)
+    _check_all(output.path, shards, existing.shards)
+    target = _target(options)
+    schema = pq.read_schema(output.folder / shard_name(0))
+    if existing.report is None:
+        with output.prepared(overwrite=False):
+            report = _report(output, existing.fingerprint, shards)
+            with at_work():
+                output.complete(report, schema, len(shards))
+    else:
+        report = dict(existing.report)
+    if target is not None:
+        with at_work():
+            output.pack(target, report, schema, len(shards))
+    return Summary(
+        output=str(target or output.path),
+        rows=existing.fingerprint.source_rows,
+        failed={str(cause): int(count) for cause, count in dict(report["failed"]).items()},
+        shards=len(shards),
+        captioned=int(report["captioned_in_last_session"]),
+        seconds=float(report["seconds"]),
+        stages=dict(report["stage_seconds"]),
+    )
+
+
+def _folder(path: Path) -> Output:
+    output = Output(path)
+    if output.file is not None:
+        message = f"{path} is one file; give the folder that capt-batch run --shard wrote into."
+        raise OutputError(message)
+    output.check()
+    return output
+
+
+def _target(options: MergeOptions) -> Path | None:
+    if options.into is None:
+        return None
+    target = Output(options.into)
+    if target.file is None:
+        message = f"--into is one file that ends in .parquet, not {options.into}."
+        raise OutputError(message)
+    target.check()
+    target.look(overwrite=True)  # refuses what another program wrote
+    if target.file.exists() and not options.overwrite:
+        message = f"{options.into} exists already; give --overwrite to replace it, or another --into."
+        raise OutputError(message)
+    return target.file
+
+
+def _check_all(path: Path, shards: Sequence[Shard], there: Mapping[int, int]) -> None:
+    lacking = [shard.number for shard in shards if there.get(shard.number) != shard.stop - shard.start]
+    if lacking:
+        named = ", ".join(map(str, lacking[:_NAMED])) + (", …" if len(lacking) > _NAMED else "")
+        counts = f"{len(lacking):,} of the {len(shards):,} shards are not there or damaged ({named})"
+        message = f"{path} is not complete: {counts}; start the same capt-batch run --shard again on the machines that do them."
+        raise OutputError(message)
+    foreign = sorted(set(there) - {shard.number for shard in shards})
+    if foreign:
+        message = f"{path} holds {shard_name(foreign[0])}, but the run has only {len(shards):,} shards; remove what is not of it."
+        raise OutputError(message)
+
+
+def _report(output: Output, fingerprint: Fingerprint, shards: Sequence[Shard]) -> dict[str, Any]:
+    """Put together what the machines told of their starts; one that was killed told nothing, and is not in the times."""
+    sessions = read_sessions(output.folder)
+    failed = output.count_failures(shard.number for shard in shards)
+    stages: Counter[str] = Counter()
+    for session in sessions:
+        stages.update(session.get("stage_seconds", {}))
+    begun, finished = _span(sessions)
+    captioned, seconds = sum(int(session.get("captioned_in_last_session", 0)) for session in sessions), finished - begun
+    return {
+        "source": sessions[-1]["source"] if sessions else "",
+        "rows": fingerprint.source_rows,
+        "ok": fingerprint.source_rows - failed.total(),
+        "failed": dict(failed),
+        "shards": len(shards),
+        "captioned_in_last_session": captioned,
+        "seconds": round(seconds.total_seconds(), 3),
+        "images_per_second": round(captioned / max(seconds.total_seconds(), 1.0), 2),
+        "stage_seconds": {stage: round(total, 3) for stage, total in stages.items()},
+        "started": begun.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "fingerprint": fingerprint.to_dict(),
+        "sessions": [
+            {name: session.get(name) for name in ("share", "host", "captioned_in_last_session", "seconds", "started", "finished")}
+            for session in sessions
+        ],
+    }
+
+
+def _span(sessions: Sequence[Mapping[str, Any]]) -> tuple[datetime, datetime]:
+    """Find when the first start began and the last one finished."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    begun = [datetime.fromisoformat(session["started"]) for session in sessions]
+    finished = [datetime.fromisoformat(session["finished"]) for session in sessions]
+    return min(begun, default=now), max(finished, default=now)

@@ -1,0 +1,116 @@
+"""What several machines that share one output tell each other in its folder: what they agreed on, and how it went.
+
+In: the folder of the shards. Out: two kinds of small files there, until the run is complete. Apart from the output, because a run
+on one machine needs neither.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from capt.captions import Fingerprint
+from capt.errors import OutputError
+from capt.files import write_whole
+
+_AGREEMENT = ".agreement.json"
+_SESSIONS = ".session-*.json"
+
+
+def agree(folder: Path, fingerprint: Fingerprint) -> Fingerprint:
+    """Let the first machine that begins decide what the run is made with, whatever `auto` came to on each.
+
+    Args:
+        folder: Of the shards; exists.
+        fingerprint: What it would be made with here.
+
+    Returns:
+        What was decided: this, or what another machine has written before.
+
+    Raises:
+        OutputError: If it can be neither written nor read.
+    """
+    path = folder / _AGREEMENT
+    decided = read_agreement(folder)
+    if decided is not None:
+        return decided
+    try:
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=f"{_AGREEMENT}.", suffix=".tmp")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(fingerprint.to_json())
+        with suppress(FileExistsError):
+            Path(path).hardlink_to(name)  # the one way that fails when another was quicker, also on network file systems
+        Path(name).unlink()
+    except OSError as error:
+        message = f"{path} cannot be written ({error.strerror or error}); choose another --output."
+        raise OutputError(message) from error
+    return read_agreement(folder) or fingerprint
+
+
+def read_agreement(folder: Path) -> Fingerprint | None:
+    """Read what was decided.
+
+    Args:
+        folder: Of the shards; need not exist.
+
+    Returns:
+        The fingerprint, or None where nothing was.
+
+    Raises:
+        OutputError: If it cannot be read.
+    """
+    path = folder / _AGREEMENT
+    try:
+        return Fingerprint.from_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        message = f"{path} cannot be read ({error}); remove it when no machine is writing there, and start again."
+        raise OutputError(message) from error
+
+
+def tell_session(folder: Path, report: Mapping[str, object]) -> None:
+    """Leave word of how a machine's start went.
+
+    Args:
+        folder: Of the shards.
+        report: What is to be known of it.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".session-", suffix=".tmp") as reserved:
+        name = Path(reserved.name).with_suffix(".json")
+    write_whole(name, json.dumps(dict(report)).encode())
+
+
+def read_sessions(folder: Path) -> Sequence[Mapping[str, Any]]:
+    """Read how the machines' starts went.
+
+    Args:
+        folder: Of the shards.
+
+    Returns:
+        Their reports, by the time at which they began; what cannot be read is left out.
+    """
+    sessions = []
+    for path in folder.glob(_SESSIONS):
+        with suppress(OSError, ValueError):
+            sessions.append(json.loads(path.read_bytes()))
+    return sorted((each for each in sessions if isinstance(each, dict)), key=lambda each: str(each.get("started", "")))
+
+
+def forget(folder: Path) -> None:
+    """Remove all of it: the run is complete, or begins anew.
+
+    Args:
+        folder: Of the shards.
+
+    Raises:
+        OSError: If something cannot be removed.
+    """
+    for path in (folder / _AGREEMENT, *folder.glob(_SESSIONS)):
+        path.unlink(missing_ok=True)
