@@ -125,6 +125,9 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew over an earlier run.", rich_help_panel="Output")
     ] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Caption only images that an earlier run's output lacks.", rich_help_panel="Output")
+    ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Caption the failed rows of an earlier run again.", rich_help_panel="Output")
     ] = False,
@@ -169,6 +172,7 @@ def run(
             shard_size=shard_size,
             overwrite=overwrite,
             retry_failed=retry_failed,
+            extend=extend,
             share=Share.parse(shard) if shard is not None else None,
         ),
     )

@@ -51,7 +51,7 @@ def merge(options: MergeOptions) -> Summary:
     if existing.fingerprint is None:
         message = f"{output.path} holds no shards of a run; give the folder that capt-batch run --shard wrote into."
         raise OutputError(message)
-    shards = plan_shards(existing.fingerprint.source_rows, existing.fingerprint.shard_size)
+    shards = _shards(existing.fingerprint, existing.shards, existing.report)
     _check_all(output.path, shards, existing.shards)
     target = _target(options)
     schema = pq.read_schema(output.folder / shard_name(0))
@@ -67,7 +67,7 @@ def merge(options: MergeOptions) -> Summary:
             output.pack(target, report, schema, len(shards))
     return Summary(
         output=str(target or output.path),
-        rows=existing.fingerprint.source_rows,
+        rows=sum(existing.shards.values()),
         failed={str(cause): int(count) for cause, count in dict(report["failed"]).items()},
         shards=len(shards),
         captioned=int(report["captioned_in_last_session"]),
@@ -83,6 +83,13 @@ def _folder(path: Path) -> Output:
         raise OutputError(message)
     output.check()
     return output
+
+
+def _shards(fingerprint: Fingerprint, there: Mapping[int, int], report: Mapping[str, object] | None) -> list[Shard]:
+    """Give the shards that a run must have: those of its source or, where it is complete and perhaps extended, those it has."""
+    if report is None:
+        return plan_shards(fingerprint.source_rows, fingerprint.shard_size)
+    return [Shard(number=number, start=0, stop=there.get(number, 0)) for number in range(int(str(report["shards"])))]
 
 
 def _target(options: MergeOptions) -> Path | None:

@@ -95,6 +95,7 @@ class OutputOptions:
     shard_size: int = DEFAULT_SHARD_SIZE
     overwrite: bool = False
     retry_failed: bool = False
+    extend: bool = False
     share: Share | None = None
 
     def __post_init__(self) -> None:
@@ -106,6 +107,10 @@ class OutputOptions:
         _at_least_one("shard-size", self.shard_size)
         if self.overwrite and self.retry_failed:
             message = "--overwrite starts anew and --retry-failed keeps what is there; give one of them."
+            raise InputError(message)
+        if self.extend and (self.overwrite or self.share):
+            other = "--overwrite starts anew" if self.overwrite else "--shard divides what is known beforehand"
+            message = f"--extend adds to what is there and {other}; give one of them."
             raise InputError(message)
         if self.share and self.path.suffix == ".parquet":
             remedy = "name a folder, and make one file of it afterwards: capt-batch merge FOLDER --into FILE.parquet"

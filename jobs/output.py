@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capt.captions import RUN_FILE, RUN_KEY, Fingerprint, Status, fingerprint_of, shard_name, shard_paths, write_captions
+from capt.captions import COLUMNS, RUN_FILE, RUN_KEY, Fingerprint, Status, fingerprint_of, shard_name, shard_paths, write_captions
 from capt.errors import InputError, OutputError
 from capt.files import write_whole
 from jobs.lock import FolderLock
@@ -150,6 +150,24 @@ class Output:
         """
         return [row for row, (status, _) in enumerate(self._outcomes(number)) if status == Status.FAILED]
 
+    def image_ids(self, number: int) -> list[str]:
+        """Read which images a finished shard is of.
+
+        Args:
+            number: Of the shard.
+
+        Returns:
+            Their ids, in order.
+
+        Raises:
+            OutputError: If it cannot be read.
+        """
+        try:
+            return [str(image_id) for image_id in self._read(number, ["image_id"]).column("image_id").to_pylist()]
+        except (OSError, pa.ArrowException) as error:
+            message = f"{shard_name(number)} of {self.path} cannot be read any more; remove it and start the same command again."
+            raise OutputError(message) from error
+
     def count_failures(self, shards: Iterable[int]) -> Counter[str]:
         """Count failed rows by their cause.
 
@@ -222,12 +240,29 @@ class Output:
         for path in halves:
             path.unlink(missing_ok=True)
 
-    def _outcomes(self, number: int) -> Iterator[tuple[str, str]]:
-        if self.file is not None and self.file.exists() and not (self.folder / shard_name(number)).exists():
+    def travelling(self, number: int) -> list[str]:
+        """Name the columns of a finished shard that came from a manifest.
+
+        Args:
+            number: Of the shard.
+
+        Returns:
+            Their names, in order.
+        """
+        names: list[str] = self._read(number, None).schema.names
+        return names[len(COLUMNS) :]
+
+    def _read(self, number: int, columns: Sequence[str] | None) -> pa.Table:
+        """Read some columns of a finished shard; None gives all, but no rows."""
+        part = self.folder / shard_name(number)
+        if self.file is not None and self.file.exists() and not part.exists():
             with pq.ParquetFile(self.file) as file:
-                table = file.read_row_group(number, columns=["status", "error"])
-        else:
-            table = pq.ParquetFile(self.folder / shard_name(number)).read(columns=["status", "error"])
+                return file.schema_arrow.empty_table() if columns is None else file.read_row_group(number, columns=columns)
+        with pq.ParquetFile(part) as file:
+            return file.schema_arrow.empty_table() if columns is None else file.read(columns=columns)
+
+    def _outcomes(self, number: int) -> Iterator[tuple[str, str]]:
+        table = self._read(number, ["status", "error"])
         return zip(table.column("status").to_pylist(), table.column("error").to_pylist(), strict=True)
 
     def _look_at_file(self, path: Path) -> Existing:

@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from capt.checkpoint import DEFAULT_CHECKPOINT, check_agreement, joint_digest, r
 from capt.errors import InputError, OutputError
 from capt.images import Preprocessing
 from capt.references import read_references
+from jobs.extending import ExtendedSource, Extension, extend
 from jobs.loading import Work
 from jobs.options import AUTO, RunOptions
 from jobs.output import Existing, Output
@@ -41,7 +42,7 @@ class Plan:
     """What is to be done, known without torch: the images, their shards, and what an earlier start did of them.
 
     `works` is empty when nothing is left; `report` is then what `run.json` said. Device and precision of `fingerprint` are
-    what the user asked for, perhaps `auto`.
+    what the user asked for, perhaps `auto`. `facts` go into `run.json`.
     """
 
     options: RunOptions
@@ -54,6 +55,7 @@ class Plan:
     works: Sequence[Work]
     report: Mapping[str, object] | None
     warnings: Sequence[str]
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def own(self) -> Sequence[Shard]:
@@ -113,11 +115,20 @@ def prepare(options: RunOptions) -> Plan:
         versions={name: importlib.metadata.version(name) for name in ("capt", "pillow", "torch")},
     )
     existing = output.look(overwrite=options.output.overwrite)
-    share = options.output.share
-    fingerprint, warnings = match(asked, existing, output, remedy=_ANEW_TOGETHER if share else _ANEW)
+    share, then = options.output.share, existing.fingerprint
     shards = plan_shards(source.rows, options.output.shard_size)
+    about: list[str] = []
+    facts: dict[str, object] = {}
+    if options.output.extend and then is not None:  # the run stays the one that it was, whatever is added to it
+        asked = replace(asked, source_sha256=then.source_sha256, source_rows=then.source_rows)
+        extension, about = _extend(source, existing, output, options.output.shard_size)
+        source, shards = extension.source, list(extension.shards)
+        facts = {"new": extension.new, "not_in_source": extension.gone}
+    fingerprint, warnings = match(asked, existing, output, remedy=_ANEW_TOGETHER if share else _ANEW)
     own = [shard for shard in shards if share is None or share.takes(shard.number)]
     works = _find_works(own, existing, output, retry_failed=options.output.retry_failed)
+    if isinstance(source, ExtendedSource):
+        works = _without_gone(works, source)
     if works and len(existing.shards) == 0:
         _check_some_exist(source)
     return Plan(
@@ -130,7 +141,8 @@ def prepare(options: RunOptions) -> Plan:
         shards=shards,
         works=works,
         report=existing.report if not works else None,
-        warnings=warnings,
+        warnings=[*warnings, *about],
+        facts=facts,
     )
 
 
@@ -152,6 +164,27 @@ def describe(plan: Plan) -> list[str]:
         *([f"Share {share}: {len(plan.own):,} shards with {plan.own_rows:,} images."] if share else []),
         f"{plan.output.path}: {finished}, {unfinished:,} to do with {plan.to_caption:,} images.",
     ]
+
+
+def _extend(source: Source, existing: Existing, output: Output, shard_size: int) -> tuple[Extension, list[str]]:
+    """Add what is new in a source to a run; gives it with sentences about the difference."""
+    columns = output.travelling(min(existing.shards)) if existing.shards else source.travelling.names
+    if columns != source.travelling.names:
+        has = f"{', '.join(source.travelling.names) or 'none'} now, {', '.join(columns) or 'none'} then"
+        message = f"The source has other further columns than when {output.path} was written ({has}); choose another --output."
+        raise OutputError(message)
+    extension = extend(source, existing.shards, output, shard_size)
+    about = [f"{extension.new:,} images are new." if extension.new else "No image is new."]
+    if extension.gone:
+        names = ", ".join(extension.gone_names) + (", …" if extension.gone > len(extension.gone_names) else "")
+        about.append(f"The source has {extension.gone:,} images of the output no more; their rows stay: {names}.")
+    return extension, about
+
+
+def _without_gone(works: Sequence[Work], source: ExtendedSource) -> list[Work]:
+    """Leave out failed rows of images that cannot be tried again."""
+    kept = [replace(work, rows=[row for row in work.rows if not source.is_gone(row)]) for work in works]
+    return [work for work in kept if work.rows]
 
 
 def _look_at_checkpoints(paths: Sequence[Path]) -> tuple[Preprocessing, str]:
@@ -204,7 +237,8 @@ def match(
     different = {key: (here, there) for key, here, there in now.differences(then)}
     if "source_sha256" in different:
         counts = f"{then.source_rows:,} images then, {now.source_rows:,} now"
-        message = f"The source has changed since the run in {output.path} began ({counts}); {remedy}"
+        more = "give --extend to caption only what is new, " if remedy == _ANEW else ""
+        message = f"The source has changed since the run in {output.path} began ({counts}); {more}{remedy}"
         raise OutputError(message)
     if different:
         changes = "; ".join(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from capt.captions import Fingerprint, captions_schema
+from capt.captions import Fingerprint, captions_schema, shard_name, write_captions
 from capt.errors import CheckpointError, at_work
 from jobs.interruption import Interruption
 from jobs.loading import LoadedBatch, Loader, LoadingOptions
@@ -75,6 +75,7 @@ def run(plan: Plan, reporter: Reporter) -> Outcome:
             if interruption.is_requested():
                 finished = plan.own_rows - plan.to_caption + captioned
                 return Outcome(interrupted_by=interruption.signal, finished=finished)
+            _fill_gaps(plan, schema)
             summary = Summary(
                 output=str(plan.output.path),
                 rows=plan.own_rows,
@@ -84,11 +85,7 @@ def run(plan: Plan, reporter: Reporter) -> Outcome:
                 seconds=time.perf_counter() - clock,
                 stages=stages.seconds(),
             )
-            report = _report(plan, summary, fingerprint, begun)
-            if share is None:
-                plan.output.complete(report, schema, len(plan.shards))
-            else:
-                tell_session(plan.output.folder, {**report, "share": str(share), "host": platform.node()})
+            _leave_word(plan, _report(plan, summary, fingerprint, begun), schema)
             reporter.finish(summary)
             if share is not None:
                 reporter.say(f"Share {share} is complete. {_how_to_merge(plan)}")
@@ -110,7 +107,7 @@ class _Session:
         from jobs.captioner import caption_batch  # noqa: PLC0415  imports torch
 
         plan = self.plan
-        if plan.options.output.retry_failed:
+        if plan.options.output.retry_failed or plan.options.output.extend:
             plan.output.unpack()
         captioned = 0
         self.reporter.begin(total=plan.own_rows, done=plan.own_rows - plan.to_caption)
@@ -185,6 +182,22 @@ def _agree(plan: Plan, fingerprint: Fingerprint) -> None:
     match(fingerprint, Existing(fingerprint=decided, shards={}, report=None), plan.output)
 
 
+def _fill_gaps(plan: Plan, schema: "pa.Schema") -> None:
+    """Write the shards for which an extended source has no image left, so that no number is missing."""
+    for shard in plan.shards:
+        if shard.start == shard.stop:
+            write_captions([], schema, plan.output.folder / shard_name(shard.number))
+
+
+def _leave_word(plan: Plan, report: dict[str, object], schema: "pa.Schema") -> None:
+    """Make the run complete or, when this was a share of it, tell whoever merges it how it went."""
+    share = plan.options.output.share
+    if share is None:
+        plan.output.complete(report, schema, len(plan.shards))
+    else:
+        tell_session(plan.output.folder, {**report, "share": str(share), "host": platform.node()})
+
+
 def _report(plan: Plan, summary: Summary, fingerprint: Fingerprint, begun: datetime) -> dict[str, object]:
     return {
         "source": plan.options.source.source,
@@ -196,6 +209,7 @@ def _report(plan: Plan, summary: Summary, fingerprint: Fingerprint, begun: datet
         "seconds": round(summary.seconds, 3),
         "images_per_second": round(summary.images_per_second, 2),
         "stage_seconds": dict(summary.stages),
+        **plan.facts,
         "started": begun.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "fingerprint": fingerprint.to_dict(),

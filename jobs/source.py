@@ -119,8 +119,7 @@ class IdentityCheck:
             image_id: Its id.
             further: What else tells it apart: a path, references.
         """
-        mark = _mark(image_id)
-        self._marks.append(mark)
+        self._marks.append(mark(image_id))
         for text in (image_id, *further):
             data = text.encode("utf-8", "surrogatepass")
             self._digest.update(b"%d:" % len(data))
@@ -140,9 +139,9 @@ class IdentityCheck:
             InputError: If ids are doubled, naming the first few.
         """
         marks = np.sort(np.frombuffer(self._marks, dtype=np.uint64)) if self._marks else np.zeros(0, dtype=np.uint64)
-        repeated = {int(mark) for mark in marks[1:][marks[1:] == marks[:-1]]}
+        repeated = {int(each) for each in marks[1:][marks[1:] == marks[:-1]]}
         if repeated:
-            self._refuse_doubles(image_id for image_id in image_ids() if _mark(image_id) in repeated)
+            self._refuse_doubles(image_id for image_id in image_ids() if mark(image_id) in repeated)
         return self._digest.hexdigest()
 
     @staticmethod
@@ -158,7 +157,15 @@ class IdentityCheck:
             raise InputError(message)
 
 
-def _mark(image_id: str) -> int:
+def mark(image_id: str) -> int:
+    """Give an image id as eight bytes; that two of a million have the same is likely as one in thirty million.
+
+    Args:
+        image_id: Its id.
+
+    Returns:
+        A number below 2^64.
+    """
     data = image_id.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
