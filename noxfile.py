@@ -11,7 +11,7 @@ nox.options.error_on_external_run = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 LOWEST_PYTHON = nox.project.python_versions(PROJECT)[0]
-EXTRAS = "train,timm"  # ray is large and no test needs it yet
+EXTRAS = "train,timm,openvino"  # ray is large and no test needs it yet
 
 
 def _group(name: str) -> tuple[str, ...]:

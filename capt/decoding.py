@@ -223,8 +223,8 @@ def beam_search(
 ) -> list[Hypothesis]:
     """Find the likeliest caption of each image by beam search.
 
-    All images advance together; one leaves the batch when none of its open beams can win any more. At the longest length an
-    open beam is closed with the `<end>` it would need, so that there is always a caption.
+    All images advance together; one leaves the batch when none of its open beams would win with one more word. At the longest
+    length an open beam is closed with the `<end>` it would need, so that there is always a caption.
 
     Args:
         decoder: In eval mode, on the device of `encoder_out`.
@@ -236,7 +236,8 @@ def beam_search(
         N hypotheses, in input order; `log_prob` in nats, summed, before the penalty.
 
     Source:
-        Xu et al. 2015 (Show, Attend and Tell); length penalty of Wu et al. 2016.
+        Xu et al. 2015 (Show, Attend and Tell); length penalty of Wu et al. 2016; when to stop as in Wolf et al. 2020
+        (Transformers, `early_stopping=False`).
     """
     images, beam_size = encoder_out.shape[0], options.beam_size
     finished: list[list[Hypothesis]] = [[] for _ in range(images)]
@@ -298,9 +299,11 @@ def _advance(decoder: Predictor, beams: _Beams, options: DecodingOptions, finish
 def _can_still_win(beams: _Beams, finished: list[list[Hypothesis]], options: DecodingOptions) -> list[int]:
     """Name the rows where an open beam may yet beat the worst caption that would be returned.
 
-    A log probability only falls; divided by the largest normaliser, that of the longest caption, it bounds what a beam can reach.
+    An open beam is taken for what it would be worth after one more word at no cost: further words cost more than the greater
+    length is worth. (That is so in practice, not in theory: benchmarks/RESULTS.md tells how often it changes a caption.)
     """
-    bounds = (beams.log_prob.max(-1).values / length_normaliser(options.max_length + 1, options.length_penalty)).tolist()
+    ending = beams.written.shape[-1] + 2  # tokens of a caption that ends after one more word
+    bounds = (beams.log_prob.max(-1).values / length_normaliser(ending, options.length_penalty)).tolist()
     wanted = options.alternatives + 1
     going = []
     for row, (image, bound) in enumerate(zip(beams.images, bounds, strict=True)):

@@ -3,12 +3,22 @@
 In: what the user asked for. Out: a torch device and a precision. Apart, because captioning and training choose alike.
 """
 
+import importlib.util
+from enum import StrEnum
+
 import torch
 
 from capt.errors import InputError
 from capt.model import Precision
 
 AUTO = "auto"
+
+
+class Runtime(StrEnum):
+    """What computes the encoder."""
+
+    TORCH = "torch"
+    OPENVINO = "openvino"
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -36,7 +46,27 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """Choose the numbers: bfloat16 where the hardware computes with them, else float32; or those named.
+    """Choose the numbers to caption with: the quickest that keep the captions, the same on every machine; or those named.
+
+    bfloat16, quicker on processors that have it, changes one caption in nine (benchmarks/RESULTS.md).
+
+    Args:
+        wanted: `auto`, or one of `Precision`.
+        device: Where the network computes.
+
+    Returns:
+        The precision; for `auto` float16 on a CUDA GPU, else float32.
+
+    Raises:
+        InputError: If there is no such precision.
+    """
+    if wanted == AUTO:
+        return Precision.FLOAT16 if device.type == "cuda" else Precision.FLOAT32
+    return _named(wanted)
+
+
+def choose_training_precision(wanted: str, device: torch.device) -> Precision:
+    """Choose the numbers to train with: bfloat16 where the hardware computes with them, else float32; or those named.
 
     Args:
         wanted: `auto`, or one of `Precision`.
@@ -50,6 +80,41 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     """
     if wanted == AUTO:
         return Precision.BFLOAT16 if _computes_bfloat16(device) else Precision.FLOAT32
+    return _named(wanted)
+
+
+def choose_runtime(wanted: str, device: torch.device, precision: Precision) -> Runtime:
+    """Choose what computes the encoder: OpenVINO on a processor where it is installed, else torch; or the one named.
+
+    Args:
+        wanted: `auto`, or one of `Runtime`.
+        device: Where the network computes.
+        precision: In which numbers; OpenVINO does not compute in float16 on a processor.
+
+    Returns:
+        The runtime.
+
+    Raises:
+        InputError: If there is no such runtime, it is not installed, or it does not know the device.
+    """
+    there = importlib.util.find_spec("openvino") is not None
+    if wanted == AUTO:
+        fits = there and device.type == "cpu" and precision is not Precision.FLOAT16
+        return Runtime.OPENVINO if fits else Runtime.TORCH
+    if wanted not in set(Runtime):
+        message = f"There is no runtime {wanted!r}; give auto, {', '.join(Runtime)}."
+        raise InputError(message)
+    runtime = Runtime(wanted)
+    if runtime is Runtime.OPENVINO and not there:
+        message = "OpenVINO is not installed; install it with: pip install 'capt[openvino]'."
+        raise InputError(message)
+    if runtime is Runtime.OPENVINO and device.type != "cpu":
+        message = f"--runtime openvino computes on the processor, not on {device}; give --device cpu, or --runtime torch."
+        raise InputError(message)
+    return runtime
+
+
+def _named(wanted: str) -> Precision:
     try:
         return Precision(wanted)
     except ValueError as error:

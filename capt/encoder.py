@@ -117,6 +117,11 @@ class Encoder(nn.Module):
         return grid.flatten(1, 2)
 
     @property
+    def is_own(self) -> bool:
+        """Whether the network is one of capt's or torchvision's, whose parts stand in the order in which they compute."""
+        return not isinstance(self.network, _TimmGrid)
+
+    @property
     def published(self) -> nn.Module:
         """The network under the names that its publisher gave the weights, as files of weights hold them."""
         return self.network.network if isinstance(self.network, _TimmGrid) else self.network

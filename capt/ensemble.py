@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from capt.checkpoint import Checkpoint, check_agreement, joint_digest, load_checkpoint
 from capt.encoder_file import weights_digest
 from capt.errors import CheckpointError
+from capt.images import Preprocessing
 from capt.model import Captioner, Decoder, Memory, Precision, State
 from capt.vocabulary import Vocabulary
 
@@ -182,12 +183,14 @@ class Writers:
     Args:
         captioner: In eval mode, float32, on the CPU.
         vocabulary: The words.
+        preprocessing: How images are prepared for all of them.
         sha256: Of the file, or the joint digest of all.
         paths: The files.
     """
 
     captioner: Captioner | Ensemble
     vocabulary: Vocabulary
+    preprocessing: Preprocessing
     sha256: str
     paths: Sequence[Path]
 
@@ -212,6 +215,7 @@ def load_writers(paths: Sequence[Path]) -> Writers:
     return Writers(
         captioner=first.captioner if len(checkpoints) == 1 else Ensemble([each.captioner for each in checkpoints]).eval(),
         vocabulary=first.vocabulary,
+        preprocessing=first.preprocessing,
         sha256=joint_digest([each.sha256 for each in checkpoints]),
         paths=[each.path for each in checkpoints],
     )

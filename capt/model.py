@@ -33,6 +33,7 @@ class Precision(StrEnum):
 
 
 _LIKELIHOOD_SCALE = 4.0  # likelihoods are mostly near 0; their projection begins with larger weights
+_LARGEST_POWER = 40.0  # e^40 · e^40 is still a float32
 DROPOUTS = ("dropout", "embedding_dropout", "feature_dropout", "detected_dropout")
 """The fields of a configuration that are shares dropped in training."""
 
@@ -134,6 +135,7 @@ class Memory(NamedTuple):
     cells: Tensor  # (N, P, C) what is attended to
     projected: Tensor  # (N, P, A) the same, as attention compares it with the state
     seen: Seen | None = None
+    raised: bool = False  # whether `projected` is e to twice the power of itself (`Attention.project`)
 
     def select(self, images: Tensor) -> "Memory":
         """Keep some images.
@@ -145,7 +147,7 @@ class Memory(NamedTuple):
             The memory of M images.
         """
         seen = None if self.seen is None else Seen(*(each[images] for each in self.seen))
-        return Memory(self.cells[images], self.projected[images], seen)
+        return Memory(self.cells[images], self.projected[images], seen, self.raised)
 
     def added(self, chosen: Tensor | None = None) -> Tensor | None:
         """Give what the detected words add where words are read out.
@@ -199,6 +201,21 @@ class Attention(nn.Module):
             self.state_projection = nn.Linear(config.decoder_dim, config.attention_dim)
             self.energy = nn.Linear(config.attention_dim, 1)
 
+    def project(self, cells: Tensor) -> Tensor:
+        """Bring cells to where they are compared with the state.
+
+        Without gradients it is e to twice this, because tanh(x + y) = 1 − 2 / (1 + e^2x · e^2y): what depends on the cell alone
+        is then raised once per image, and not at every step and beam.
+
+        Args:
+            cells: `(N, P, C)`.
+
+        Returns:
+            `(N, P, A)`; without gradients float32.
+        """
+        projected: Tensor = self.grid_projection(cells)
+        return projected if torch.is_grad_enabled() else _raise(projected)
+
     def forward(self, memory: Memory, h: Tensor) -> tuple[Tensor, Tensor]:
         """Attend.
 
@@ -211,11 +228,22 @@ class Attention(nn.Module):
         Returns:
             The context, `(N, K, C)`, and the weights alpha, `(N, K, P)`, which sum to 1 over P.
         """
-        mixed = memory.projected.unsqueeze(1) + self.state_projection(h).unsqueeze(2)  # (N, K, P, A)
-        energies = self.energy(mixed.tanh()).squeeze(-1)  # (N, K, P)
+        state = self.state_projection(h)
+        if memory.raised:
+            one = memory.projected.new_ones(())
+            mixed = torch.addcmul(one, memory.projected.unsqueeze(1), _raise(state).unsqueeze(2)).reciprocal_()  # (N, K, P, A)
+            energies = mixed @ (-2 * self.energy.weight[0].float())  # but for what is the same for all cells
+        else:
+            mixed = memory.projected.unsqueeze(1) + state.unsqueeze(2)  # (N, K, P, A)
+            energies = self.energy(mixed.tanh()).squeeze(-1)  # (N, K, P)
         alpha = energies.float().softmax(-1)
         context = alpha.to(memory.cells.dtype) @ memory.cells  # (N, K, C)
         return context, alpha
+
+
+def _raise(projected: Tensor) -> Tensor:
+    """Give e to twice the power of what is compared, in float32; tanh has long been ±1 where it is cut off."""
+    return projected.float().mul(2).clamp_(-_LARGEST_POWER, _LARGEST_POWER).exp_()
 
 
 class DetectedWords(nn.Module):
@@ -312,6 +340,7 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         self.feature_dropout = nn.Dropout(config.feature_dropout)
+        self._word_table: Tensor | None = None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -338,7 +367,7 @@ class Decoder(nn.Module):
         seen = None
         if self.detected is not None:
             seen = self.detected(self.detected.detect(encoder_out) if detected is None else detected)
-        return Memory(cells, self.attention.grid_projection(cells), seen)
+        return Memory(cells, self.attention.project(cells), seen, raised=not torch.is_grad_enabled())
 
     def begin(self, memory: Memory, captions: int) -> State:
         """Make the first state of K captions of each image, from its mean feature.
@@ -393,6 +422,11 @@ class Decoder(nn.Module):
         state, alpha = self.step(memory, self.read_words(words), state)
         return self.logits(state.h, state.context, memory.added()).float().log_softmax(-1), state, alpha
 
+    @torch.no_grad()
+    def tabulate_words(self) -> None:
+        """Compute every word's share of the LSTM's gates now, for a decoder whose weights will not change any more."""
+        self._word_table = self.word_gates(self.embedding.weight)  # (V, 4H)
+
     def read_words(self, words: Tensor) -> Tensor:
         """Turn words into their share of the LSTM's gates.
 
@@ -402,6 +436,8 @@ class Decoder(nn.Module):
         Returns:
             The same shape with `4H` appended.
         """
+        if self._word_table is not None:
+            return nn.functional.embedding(words, self._word_table)
         gates: Tensor = self.word_gates(self.embedding_dropout(self.embedding(words)))
         return gates
 

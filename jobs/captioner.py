@@ -5,6 +5,7 @@ In: a LoadedBatch. Out: its rows as an Arrow table. Apart, because everything th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Protocol
 
 import numpy as np
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from capt.captions import Status
 from capt.decoding import DecodingOptions, Hypothesis, decode, reference_nll
-from capt.device import choose_device, choose_precision
+from capt.device import Runtime, choose_device, choose_precision, choose_runtime
 from capt.ensemble import load_writers
 from capt.errors import CaptError, first_line
+from capt.inference import quicken
 from jobs.loading import LoadedBatch
-from jobs.options import NetworkOptions
+from jobs.options import AUTO, NetworkOptions
 from jobs.progress import Stage, Stages
 from jobs.source import ReferenceBook
 
@@ -69,7 +71,23 @@ class TorchNetwork:
         self.precision = choose_precision(options.precision, self.device)
         self.writers = load_writers(options.checkpoints)
         self._captioner = self.writers.captioner.to(self.device).set_precision(self.precision)
+        self.runtime = choose_runtime(options.runtime, self.device, self.precision)
+        self._quicken(options)
         self._decoding, self._with_attention, self._stages = decoding, options.attention, stages
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What beside torch computes, and which version of it."""
+        return {str(self.runtime): version(self.runtime)} if self.runtime is Runtime.OPENVINO else {}
+
+    def _quicken(self, options: NetworkOptions) -> None:
+        try:
+            quicken(self._captioner, size=self.writers.preprocessing.size, runtime=self.runtime)
+        except CaptError:
+            if options.runtime != AUTO:
+                raise
+            self.runtime = Runtime.TORCH  # a network that OpenVINO does not know
+            quicken(self._captioner)
 
     def caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
         """Caption one batch.

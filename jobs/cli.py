@@ -94,6 +94,9 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel="Model")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel="Model")] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="What computes the encoder: auto, torch or openvino.", rich_help_panel="Model")
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.", rich_help_panel="Model")] = 32,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode images; by default one a processor.", rich_help_panel="Model")
@@ -155,6 +158,7 @@ def run(
             checkpoints=checkpoint or (),
             device=device,
             precision=precision,
+            runtime=runtime,
             attention=attention,
             batch_size=batch_size,
             workers=workers or default_workers(),

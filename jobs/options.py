@@ -33,6 +33,7 @@ class NetworkOptions:
     checkpoints: Sequence[Path] = ()
     device: str = AUTO
     precision: str = AUTO
+    runtime: str = AUTO
     attention: bool = False
     batch_size: int = DEFAULT_BATCH_SIZE
     workers: int = field(default_factory=default_workers)

@@ -25,6 +25,7 @@ from jobs.reader import open_source, plan_shards
 from jobs.source import ReferenceBook, Shard, Source
 
 _LOOKED_AT = 1000  # first images that are looked for before work begins
+_CHOSEN_LATER = frozenset({"openvino"})  # what computes is chosen when the network is loaded
 _ANEW = "choose another --output, or give --overwrite to start anew."
 _ANEW_TOGETHER = "give all machines the same, or choose another --output."
 _OPTION_NAMES = {
@@ -233,6 +234,7 @@ def match(
         asked,
         precision=then.precision if asked.precision == AUTO else asked.precision,
         device=then.device if asked.device == AUTO else asked.device,
+        versions={**{name: then.versions[name] for name in _CHOSEN_LATER & then.versions.keys()}, **asked.versions},
     )
     different = {key: (here, there) for key, here, there in now.differences(then)}
     if "source_sha256" in different:

@@ -169,7 +169,8 @@ def _load_network(plan: Plan, stages: Stages) -> tuple["Network", Fingerprint]:
         which = " or ".join(map(str, network.writers.paths))
         message = f"The checkpoint {which} changed while it was read; start the same command again."
         raise CheckpointError(message)
-    return network, replace(plan.fingerprint, precision=str(network.precision), device=network.device.type)
+    versions = {**plan.fingerprint.versions, **network.versions}
+    return network, replace(plan.fingerprint, precision=str(network.precision), device=network.device.type, versions=versions)
 
 
 def _how_to_merge(plan: Plan) -> str:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from capt.device import choose_device, choose_precision
+from capt.device import Runtime, choose_device, choose_precision, choose_runtime, choose_training_precision
 from capt.errors import InputError
 from capt.model import Precision
 
@@ -37,25 +37,50 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 def test_auto_computes_in_bfloat16_where_the_processor_does(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: Precision
 ) -> None:
-    """Where bfloat16 would only be imitated, float32 is faster."""
+    """Training does; where bfloat16 would only be imitated, float32 is faster."""
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    assert choose_precision("auto", CPU) is precision
+    assert choose_training_precision("auto", CPU) is precision
 
 
 @pytest.mark.parametrize(("supported", "precision"), [(True, Precision.BFLOAT16), (False, Precision.FLOAT32)])
 def test_auto_asks_the_gpu(monkeypatch: pytest.MonkeyPatch, *, supported: bool, precision: Precision) -> None:
     """An old GPU computes in float32."""
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: supported)
-    assert choose_precision("auto", torch.device("cuda")) is precision
+    assert choose_training_precision("auto", torch.device("cuda")) is precision
+
+
+def test_captions_are_the_same_on_every_processor() -> None:
+    """Captioning computes in float32, whatever the processor could do; on a CUDA GPU in float16, which keeps them as well."""
+    assert choose_precision("auto", CPU) is Precision.FLOAT32
+    assert choose_precision("auto", torch.device("cuda")) is Precision.FLOAT16
 
 
 def test_other_devices_compute_in_float32() -> None:
     """What is not known to compute in bfloat16 does not."""
     assert choose_precision("auto", torch.device("mps")) is Precision.FLOAT32
+    assert choose_training_precision("auto", torch.device("mps")) is Precision.FLOAT32
 
 
 def test_a_precision_may_be_named_and_must_exist() -> None:
     """An unknown precision is refused with those that exist."""
     assert choose_precision("float16", CPU) is Precision.FLOAT16
+    assert choose_training_precision("bfloat16", CPU) is Precision.BFLOAT16
     with pytest.raises(InputError, match="bfloat16"):
         choose_precision("int3", CPU)
+
+
+def test_openvino_computes_where_it_is_and_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor, in float32 or bfloat16; not installed, elsewhere or unknown, what to do is one sentence."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    assert choose_runtime("auto", CPU, Precision.FLOAT32) is Runtime.OPENVINO
+    assert choose_runtime("auto", CPU, Precision.FLOAT16) is Runtime.TORCH
+    assert choose_runtime("auto", torch.device("cuda"), Precision.FLOAT32) is Runtime.TORCH
+    assert choose_runtime("torch", CPU, Precision.FLOAT32) is Runtime.TORCH
+    with pytest.raises(InputError, match="--device cpu"):
+        choose_runtime("openvino", torch.device("cuda"), Precision.FLOAT32)
+    with pytest.raises(InputError, match="auto, torch, openvino"):
+        choose_runtime("onnx", CPU, Precision.FLOAT32)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert choose_runtime("auto", CPU, Precision.FLOAT32) is Runtime.TORCH
+    with pytest.raises(InputError, match=r"pip install 'capt\[openvino\]'"):
+        choose_runtime("openvino", CPU, Precision.FLOAT32)

@@ -265,7 +265,7 @@ def train(
     """Train a captioner on photographs with human captions."""
     from rich.console import Console
 
-    from capt.device import choose_device, choose_precision
+    from capt.device import choose_device, choose_training_precision
     from capt.encoder import EncoderConfig, Layer
     from jobs.training.curves import Watcher
     from jobs.training.features import default_cache_folder
@@ -338,7 +338,7 @@ def train(
         ),
         machine=Machine(
             device=str(chosen),
-            precision=choose_precision(precision, chosen),
+            precision=choose_training_precision(precision, chosen),
             workers=workers,
             feature_cache=feature_cache or default_cache_folder(),
         ),

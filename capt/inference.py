@@ -1,0 +1,61 @@
+"""Make a captioner quick that only captions: what training needs apart is folded together, once.
+
+In: a captioner. Out: the same object, with the same captions and fewer operations; it can be trained no more. Apart, because it
+is done to captioners that are loaded to caption, and to no others.
+
+Source:
+    Jacob et al. 2018 (Quantization and training of neural networks for efficient inference, 3.2: batch normalisation folding).
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from capt.device import Runtime
+from capt.encoder import Encoder
+from capt.model import Captioner, Decoder
+
+
+def quicken(captioner: nn.Module, *, size: int = 0, runtime: Runtime = Runtime.TORCH) -> None:
+    """Fold together what a captioner, or several as one, will not need apart.
+
+    Batch normalisation goes into the convolution before it, in the networks that are capt's own; what each word means for the
+    LSTM's gates is looked up instead of computed at every step.
+
+    Args:
+        captioner: In eval mode, on its device, its precision chosen; is changed.
+        size: Of the images, pixels of each side; for OpenVINO.
+        runtime: What shall compute the encoder.
+
+    Raises:
+        CaptError: If OpenVINO is wanted and cannot be used.
+    """
+    for module in list(captioner.modules()):
+        if isinstance(module, Encoder) and module.is_own:
+            fold_batch_norm(module)
+        if isinstance(module, Captioner) and runtime is Runtime.OPENVINO:
+            from capt.openvino_encoder import OpenVinoEncoder  # noqa: PLC0415 - an extra
+
+            module.encoder = OpenVinoEncoder(module.encoder, size, module.precision)  # type: ignore[assignment] # in its place
+        if isinstance(module, Decoder):
+            module.tabulate_words()
+
+
+@torch.no_grad()
+def fold_batch_norm(network: nn.Module) -> None:
+    """Put each batch normalisation into the convolution before it.
+
+    Args:
+        network: In eval mode, in which each normalisation directly follows the convolution that is its neighbour before it among
+            the children of their parent, as in torchvision's and capt's networks; is changed.
+    """
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for (name, first), (next_name, second) in pairwise(children):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                folded = fuse_conv_bn_eval(first, second)
+                folded.to(memory_format=torch.channels_last)
+                setattr(parent, name, folded)
+                setattr(parent, next_name, nn.Identity())
