@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from operator import getitem
 from pathlib import Path
@@ -40,9 +40,10 @@ from PIL import Image
 
 from capt.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoint
 from capt.decoding import DecodingOptions, decode
-from capt.device import choose_device, choose_precision
+from capt.device import choose_device, choose_precision, choose_runtime
 from capt.encoder import EncoderConfig, build_encoder
 from capt.images import IMAGENET, open_image, to_array
+from capt.inference import quicken
 from capt.model import Captioner, ModelConfig
 from capt.vocabulary import Vocabulary
 from jobs.options import DEFAULT_BATCH_SIZE, default_workers
@@ -74,6 +75,8 @@ class Case:
     checkpoint: Path
     source: Path
     images: int
+    precision: str = "auto"
+    runtime: str = "auto"
     search: tuple[str, ...] = ()
     peer_images: int = 8
 
@@ -167,8 +170,9 @@ class Machine:
         read = load_checkpoint(case.checkpoint)
         device = choose_device("cpu")
         self.preprocessing = read.preprocessing
-        self.precision = choose_precision("auto", device)
-        self.captioner = read.captioner.to(device).set_precision(self.precision).eval()
+        precision = choose_precision(case.precision, device)
+        self.captioner = read.captioner.to(device).set_precision(precision).eval()
+        quicken(self.captioner, size=self.preprocessing.size, runtime=choose_runtime(case.runtime, device, precision))
         self.peer = load_checkpoint(case.checkpoint).captioner.eval()
         self.sources = _sources(case)
         pixels = [to_array(open_image(each), self.preprocessing) for each in self.sources[: len(PHOTOS)]]
@@ -254,7 +258,8 @@ def job(case: Case, output: Path, *more: str) -> tuple[float, float, dict[str, f
         Seconds from the first image to the last, peak memory in MiB, seconds of the stages.
     """
     command = [sys.executable, "-c", START, "run", str(case.source), "-o", str(output), "--checkpoint", str(case.checkpoint)]
-    process = subprocess.Popen([*command, "--device", "cpu", "--quiet", *case.search, *more], cwd=ROOT)
+    command += ["--device", "cpu", "--precision", case.precision, "--runtime", case.runtime, "--quiet", *case.search, *more]
+    process = subprocess.Popen(command, cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         raise SystemExit(os.waitstatus_to_exitcode(status))
@@ -363,6 +368,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Images per second of the job and of its parts.")
     parser.add_argument("--quick", action="store_true", help="few images, one round")
+    parser.add_argument("--precision", default="auto", help="as of capt-batch run")
+    parser.add_argument("--runtime", default="auto", help="as of capt-batch run")
+    parser.add_argument("--only", default="", help="only cases whose name holds this")
     parser.add_argument("--curves", action="store_true", help="how the job grows with images and beams")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -399,14 +407,16 @@ def main() -> None:
                 search=eleven,
             ),
         ]
-        precision = choose_precision("auto", choose_device("cpu"))
-        print(
-            f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}, {rounds} rounds"
-        )
+        precision = choose_precision(chosen.precision, choose_device("cpu"))
+        runtime = choose_runtime(chosen.runtime, choose_device("cpu"), precision)
+        threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        print(f"{threads}, torch {torch.__version__}, encoder by {runtime} in {precision}, {rounds} rounds")
         print("| | a encoder | b captioner | c images | d job | peer | d/min(a, c) | b/a | d/peer | peak MiB |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
         for case in cases:
-            show(case, measure(case, rounds, folder))
+            if chosen.only in case.name:
+                own = replace(case, precision=chosen.precision, runtime=chosen.runtime)
+                show(own, measure(own, rounds, folder))
         start_up(folder, rounds)
 
 

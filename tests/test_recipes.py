@@ -95,6 +95,7 @@ def _arguments(given: Path, output: Path, *more: object) -> list[str]:
         "--references",
         given / "dataset_flickr30k.json",
     ]
+    arguments += ["--encoder", "efficientnet_lite0", "--image-size", 96]
     arguments += ["--weights", given / "lite0.safetensors", "--feature-cache", given / "cache"]
     return [str(argument) for argument in (*arguments, "--device", "cpu", "--precision", "float32", *SMALL, *more)]
 
@@ -255,7 +256,7 @@ def test_a_dry_run_checks_and_shows_the_commands(given: Path, tmp_path: Path, st
     assert "6 images to learn from, 2 to choose by (val); encoded or prepared they take at most 0.0 GB" in err
     assert "at most 1 epochs" in err
     plain = [word for word in _arguments(given, tmp_path / "run", "--dry-run") if word not in {"--recipe", "default"}]
-    code, _, err = start(*plain, "--encoder", "efficientnet_lite0")
+    code, _, err = start(*plain)
     assert code == 0, err
     assert "6 images to learn from, 2 to choose by (val)." in err
     assert not (tmp_path / "run").exists()
