@@ -25,6 +25,7 @@ from jobs.progress import Stage, Stages
 from jobs.source import ReferenceBook
 
 _BRIGHTEST = 255
+_ENCODED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ class TorchNetwork:
 
     def _caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
         with self._stages.time(Stage.ENCODE):
-            encoder_out = self._captioner.encode(torch.from_numpy(np.stack(pixels)))
+            encoder_out = self._encode(torch.from_numpy(np.stack(pixels)))
         with self._stages.time(Stage.SEARCH):
             found = decode(self._captioner.decoder, encoder_out, self._decoding, with_alphas=self._with_attention)
         likelihoods: list[list[tuple[float, int]]] = [[] for _ in found]
@@ -128,6 +129,12 @@ class TorchNetwork:
                 likelihoods = reference_nll(self._captioner.decoder, encoder_out, encoded)
         unknown = [[indices.count(vocabulary.unk) for indices in each] for each in encoded]
         return [self._describe(*each) for each in zip(found, likelihoods, unknown, strict=True)]
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode images, on a processor a few at a time: more are no quicker there and only fill memory."""
+        if self.device.type != "cpu":
+            return self._captioner.encode(images)
+        return torch.cat([self._captioner.encode(part) for part in images.split(_ENCODED_AT_ONCE)])
 
     def _describe(self, hypothesis: Hypothesis, likelihoods: list[tuple[float, int]], unknown: list[int]) -> Captioned:
         decoded = self.writers.vocabulary.decode
