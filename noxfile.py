@@ -6,12 +6,12 @@ import nox
 
 nox.needs_version = ">=2025.10.16"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "minimums"]
+nox.options.sessions = ["lint", "types", "tests", "openvino", "minimums"]
 nox.options.error_on_external_run = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 LOWEST_PYTHON = nox.project.python_versions(PROJECT)[0]
-EXTRAS = "train,timm,openvino"  # ray is large and no test needs it yet
+EXTRAS = "train,timm"  # ray is large and no test needs it yet
 
 
 def _group(name: str) -> tuple[str, ...]:
@@ -39,6 +39,13 @@ def tests(session: nox.Session) -> None:
     """Run the tests and measure their branch coverage."""
     session.install("-e", f".[{EXTRAS}]", *_group("tests"))
     _measure(session)
+
+
+@nox.session
+def openvino(session: nox.Session) -> None:
+    """Run the tests of OpenVINO, in an environment and a process of their own."""
+    session.install("-e", f".[{EXTRAS},openvino]", *_group("tests"))
+    session.run("python", "-m", "pytest", "tests/test_inference.py", *session.posargs)
 
 
 @nox.session(python=LOWEST_PYTHON, venv_backend="uv")

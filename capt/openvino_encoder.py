@@ -97,7 +97,9 @@ class OpenVinoEncoder(nn.Module):
 
 def _converted(library: Any, encoder: Encoder, size: int) -> Any:  # noqa: ANN401 - OpenVINO's model
     """Give the encoder as OpenVINO reads it, from the cache if it is there."""
-    told = f"{library.get_version()}\0{type(encoder.published).__qualname__}\0{size}\0{weights_digest(encoder)}"
+    told = (
+        f"{library.get_version()}\0{encoder.published}\0{size}\0{weights_digest(encoder)}"  # with strides, which have no weights
+    )
     path = cache_folder() / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.xml"
     with suppress(RuntimeError):  # not there, or damaged
         return library.Core().read_model(path)

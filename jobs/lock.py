@@ -42,14 +42,15 @@ class FolderLock:
         """
         self._descriptor = descriptor = os.open(self._folder, os.O_RDONLY)
         try:
-            if _try(descriptor, fcntl.LOCK_EX):
-                when_alone()
-                if shared:
-                    fcntl.flock(descriptor, fcntl.LOCK_SH)
-                return True
+            alone = _try(descriptor, fcntl.LOCK_EX)
         except OSError:  # some network file systems know no locks
             if not shared:
                 when_alone()
+            return True
+        if alone:
+            when_alone()
+            if shared:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
             return True
         held = shared and _wait(descriptor)
         if not held:

@@ -51,6 +51,9 @@ def merge(options: MergeOptions) -> Summary:
     if existing.fingerprint is None:
         message = f"{output.path} holds no shards of a run; give the folder that capt-batch run --shard wrote into."
         raise OutputError(message)
+    if existing.extended and existing.report is None:
+        message = f"An extension of {output.path} was not finished; start the same capt-batch run --extend again."
+        raise OutputError(message)
     shards = _shards(existing.fingerprint, existing.shards, existing.report)
     _check_all(output.path, shards, existing.shards)
     target = _target(options)

@@ -8,31 +8,38 @@ import glob
 import json
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capt.captions import COLUMNS, RUN_FILE, RUN_KEY, Fingerprint, Status, fingerprint_of, shard_name, shard_paths, write_captions
-from capt.errors import InputError, OutputError
+from capt.errors import InputError, OutputError, first_line
 from capt.files import write_whole
 from jobs.lock import FolderLock
-from jobs.together import forget, read_agreement
+from jobs.together import forget, is_extending, read_agreement
 
 _PROBE_BYTES = 4096
+_OLD = 3600.0  # seconds after which no machine is still writing a shard
+NOT_IN_SOURCE = "not_in_source"
+"""In the report of a run that was extended: how many of its rows are of images that the source had no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Existing:
     """What an output holds already: one run's fingerprint, its finished shards with their rows, and whether all is done.
 
-    `report` is what `run.json` says when the run is complete.
+    `report` is what `run.json` says when the run is complete. `extended` says that the shards are not, in their order, those of
+    the source with which the run began.
     """
 
+    extended: bool = False
     fingerprint: Fingerprint | None
     shards: Mapping[int, int]
     report: Mapping[str, object] | None
@@ -100,10 +107,10 @@ class Output:
                 continue
             own, shards[number] = found
             if fingerprint is not None and own.differences(fingerprint):
-                message = f"{self.path} holds shards of two runs; choose another --output, or give --overwrite to start anew."
+                message = f"{self.path} holds shards of two runs; choose another --output, or remove those of one of them."
                 raise OutputError(message)
             fingerprint = fingerprint or own
-        return Existing(fingerprint=fingerprint, shards=shards, report=self._read_report())
+        return self._existing(fingerprint, shards, self._read_report())
 
     @contextmanager
     def prepared(self, *, overwrite: bool, shared: bool = False) -> Iterator[None]:
@@ -128,6 +135,8 @@ class Output:
     def unpack(self) -> None:
         """Turn a finished single file back into parts, so that some can be mended; the file stays until it is replaced.
 
+        Parts that an interrupted start has mended or added stay as they are.
+
         Raises:
             OutputError: If the parts cannot be written.
         """
@@ -135,7 +144,10 @@ class Output:
             return
         with pq.ParquetFile(self.file) as file:
             schema = _without_report(file.schema_arrow)
+            own = fingerprint_of(schema)
             for number in range(file.num_row_groups):
+                if own is not None and _rows_of(self.folder / shard_name(number), own) is not None:
+                    continue
                 table = file.read_row_group(number).replace_schema_metadata(schema.metadata)
                 write_captions([table], schema, self.folder / shard_name(number))
 
@@ -214,12 +226,17 @@ class Output:
             OutputError: If it cannot be written.
         """
         parts = (pq.ParquetFile(self.folder / shard_name(number)).read().cast(schema) for number in range(shards))
-        write_captions(parts, schema.with_metadata({**schema.metadata, RUN_KEY: _as_text(report)}), file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_captions(parts, schema.with_metadata({**schema.metadata, RUN_KEY: _as_text(report)}), file)
+        except (OSError, pa.ArrowException) as error:
+            message = f"{file} cannot be made of the shards in {self.folder} ({first_line(error)}); start the same command again."
+            raise OutputError(message) from error
 
     def _prepare(self, *, overwrite: bool, shared: bool) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._lock.take(shared=shared, when_alone=self._clear_up):
+            if not self._lock.take(shared=shared, when_alone=partial(self._clear_up, older_than=_OLD if shared else 0.0)):
                 message = f"Another capt-batch run is writing to {self.path}; wait for it, or choose another --output."
                 raise OutputError(message)
             (self.folder / RUN_FILE).unlink(missing_ok=True)
@@ -232,25 +249,26 @@ class Output:
         except OSError as error:
             raise self._cannot_write(error) from error
 
-    def _clear_up(self) -> None:
-        """Remove what was half written when a run was killed."""
+    def _clear_up(self, *, older_than: float) -> None:
+        """Remove what was half written when a run was killed; young files may be another machine's that no lock reaches."""
         halves = [*self.folder.glob("*.tmp")]
         if self.file is not None:
             halves += self.file.parent.glob(f"{glob.escape(self.file.name)}.*tmp")
         for path in halves:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's, or just now gone
+                if time.time() - path.stat().st_mtime >= older_than:
+                    path.unlink(missing_ok=True)
 
-    def travelling(self, number: int) -> list[str]:
-        """Name the columns of a finished shard that came from a manifest.
+    def travelling(self, number: int) -> pa.Schema:
+        """Tell the columns of a finished shard that came from a manifest.
 
         Args:
             number: Of the shard.
 
         Returns:
-            Their names, in order.
+            Their names and types, in order.
         """
-        names: list[str] = self._read(number, None).schema.names
-        return names[len(COLUMNS) :]
+        return pa.schema(list(self._read(number, None).schema)[len(COLUMNS) :])
 
     def _read(self, number: int, columns: Sequence[str] | None) -> pa.Table:
         """Read some columns of a finished shard; None gives all, but no rows."""
@@ -276,7 +294,17 @@ class Output:
             raise OutputError(foreign) from error
         if fingerprint is None:
             raise OutputError(foreign)
-        return Existing(fingerprint=fingerprint, shards=sizes, report=_parse(schema.metadata.get(RUN_KEY)))
+        report = _parse(schema.metadata.get(RUN_KEY))
+        for number, part in shard_paths(self.folder).items():  # mended or added by a start that was interrupted
+            if (rows := _rows_of(part, fingerprint)) is not None:
+                sizes[number], report = rows, None
+        return self._existing(fingerprint, sizes, report)
+
+    def _existing(
+        self, fingerprint: Fingerprint | None, shards: Mapping[int, int], report: Mapping[str, object] | None
+    ) -> Existing:
+        extended = is_extending(self.folder) or NOT_IN_SOURCE in (report or {})
+        return Existing(fingerprint=fingerprint, shards=shards, report=report, extended=extended)
 
     def _read_report(self) -> Mapping[str, object] | None:
         try:
@@ -301,6 +329,12 @@ def _read_footer(path: Path) -> tuple[Fingerprint, int] | None:
         message = f"{path} was not written by capt-batch run; choose another --output."
         raise OutputError(message)
     return fingerprint, rows
+
+
+def _rows_of(path: Path, fingerprint: Fingerprint) -> int | None:
+    """Count the rows of a shard, if it is there, whole and of this run."""
+    found = _read_footer(path) if path.exists() else None
+    return found[1] if found is not None and not found[0].differences(fingerprint) else None
 
 
 def _without_report(schema: pa.Schema) -> pa.Schema:

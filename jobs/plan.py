@@ -20,12 +20,12 @@ from capt.references import read_references
 from jobs.extending import ExtendedSource, Extension, extend
 from jobs.loading import Work
 from jobs.options import AUTO, RunOptions
-from jobs.output import Existing, Output
+from jobs.output import NOT_IN_SOURCE, Existing, Output
 from jobs.reader import open_source, plan_shards
 from jobs.source import ReferenceBook, Shard, Source
 
 _LOOKED_AT = 1000  # first images that are looked for before work begins
-_CHOSEN_LATER = frozenset({"openvino"})  # what computes is chosen when the network is loaded
+CHOSEN_LATER = frozenset({"openvino"})  # what computes is chosen when the network is loaded
 _ANEW = "choose another --output, or give --overwrite to start anew."
 _ANEW_TOGETHER = "give all machines the same, or choose another --output."
 _OPTION_NAMES = {
@@ -120,11 +120,14 @@ def prepare(options: RunOptions) -> Plan:
     shards = plan_shards(source.rows, options.output.shard_size)
     about: list[str] = []
     facts: dict[str, object] = {}
+    if existing.extended and not options.output.extend:
+        message = f"{output.path} was extended by images of a later source; give --extend with it, or choose another --output."
+        raise OutputError(message)
     if options.output.extend and then is not None:  # the run stays the one that it was, whatever is added to it
         asked = replace(asked, source_sha256=then.source_sha256, source_rows=then.source_rows)
         extension, about = _extend(source, existing, output, options.output.shard_size)
         source, shards = extension.source, list(extension.shards)
-        facts = {"new": extension.new, "not_in_source": extension.gone}
+        facts = {"new": extension.new, NOT_IN_SOURCE: extension.gone}
     fingerprint, warnings = match(asked, existing, output, remedy=_ANEW_TOGETHER if share else _ANEW)
     own = [shard for shard in shards if share is None or share.takes(shard.number)]
     works = _find_works(own, existing, output, retry_failed=options.output.retry_failed)
@@ -169,9 +172,10 @@ def describe(plan: Plan) -> list[str]:
 
 def _extend(source: Source, existing: Existing, output: Output, shard_size: int) -> tuple[Extension, list[str]]:
     """Add what is new in a source to a run; gives it with sentences about the difference."""
-    columns = output.travelling(min(existing.shards)) if existing.shards else source.travelling.names
-    if columns != source.travelling.names:
-        has = f"{', '.join(source.travelling.names) or 'none'} now, {', '.join(columns) or 'none'} then"
+    columns = output.travelling(min(existing.shards)) if existing.shards else source.travelling
+    if not columns.equals(source.travelling):
+        now, before = (", ".join(f"{each.name} ({each.type})" for each in schema) for schema in (source.travelling, columns))
+        has = f"{now or 'none'} now, {before or 'none'} then"
         message = f"The source has other further columns than when {output.path} was written ({has}); choose another --output."
         raise OutputError(message)
     extension = extend(source, existing.shards, output, shard_size)
@@ -234,7 +238,7 @@ def match(
         asked,
         precision=then.precision if asked.precision == AUTO else asked.precision,
         device=then.device if asked.device == AUTO else asked.device,
-        versions={**{name: then.versions[name] for name in _CHOSEN_LATER & then.versions.keys()}, **asked.versions},
+        versions={**{name: then.versions[name] for name in CHOSEN_LATER & then.versions.keys()}, **asked.versions},
     )
     different = {key: (here, there) for key, here, there in now.differences(then)}
     if "source_sha256" in different:

@@ -19,9 +19,9 @@ from capt.errors import CheckpointError, at_work
 from jobs.interruption import Interruption
 from jobs.loading import LoadedBatch, Loader, LoadingOptions
 from jobs.output import Existing
-from jobs.plan import Plan, match
+from jobs.plan import CHOSEN_LATER, Plan, match
 from jobs.progress import Reporter, Stage, Stages, Summary
-from jobs.together import agree, tell_session
+from jobs.together import agree, begin_extending, tell_session
 from jobs.writer import Writer
 
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ def run(plan: Plan, reporter: Reporter) -> Outcome:
         with at_work(), plan.output.prepared(overwrite=plan.options.output.overwrite, shared=share is not None):
             if share is not None:
                 _agree(plan, fingerprint)
+            if plan.facts:
+                begin_extending(plan.output.folder)
+            plan.output.unpack()
             captioned = 0
             if network is not None:
                 captioned = _Session(plan, network, schema, stages, reporter).caption_all(interruption)
@@ -107,8 +110,6 @@ class _Session:
         from jobs.captioner import caption_batch  # noqa: PLC0415  imports torch
 
         plan = self.plan
-        if plan.options.output.retry_failed or plan.options.output.extend:
-            plan.output.unpack()
         captioned = 0
         self.reporter.begin(total=plan.own_rows, done=plan.own_rows - plan.to_caption)
         with (
@@ -169,7 +170,8 @@ def _load_network(plan: Plan, stages: Stages) -> tuple["Network", Fingerprint]:
         which = " or ".join(map(str, network.writers.paths))
         message = f"The checkpoint {which} changed while it was read; start the same command again."
         raise CheckpointError(message)
-    versions = {**plan.fingerprint.versions, **network.versions}
+    told = {name: number for name, number in plan.fingerprint.versions.items() if name not in CHOSEN_LATER}
+    versions = {**told, **network.versions}
     return network, replace(plan.fingerprint, precision=str(network.precision), device=network.device.type, versions=versions)
 
 

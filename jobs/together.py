@@ -1,12 +1,11 @@
-"""What several machines that share one output tell each other in its folder: what they agreed on, and how it went.
+"""What starts that share one output tell each other in its folder: what they agreed on, how it went, that it is being extended.
 
-In: the folder of the shards. Out: two kinds of small files there, until the run is complete. Apart from the output, because a run
-on one machine needs neither.
+In: the folder of the shards. Out: small hidden files there, until the run is complete. Apart from the output, because a plain
+run needs none.
 """
 
 import json
-import os
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from capt.files import write_whole
 
 _AGREEMENT = ".agreement.json"
 _SESSIONS = ".session-*.json"
+_EXTENDING = ".extending"
 
 
 def agree(folder: Path, fingerprint: Fingerprint) -> Fingerprint:
@@ -38,16 +38,28 @@ def agree(folder: Path, fingerprint: Fingerprint) -> Fingerprint:
     if decided is not None:
         return decided
     try:
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=f"{_AGREEMENT}.", suffix=".tmp")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(fingerprint.to_json())
-        with suppress(FileExistsError):
-            Path(path).hardlink_to(name)  # the one way that fails when another was quicker, also on network file systems
-        Path(name).unlink()
+        _write_first(path, fingerprint.to_json())
     except OSError as error:
         message = f"{path} cannot be written ({error.strerror or error}); choose another --output."
         raise OutputError(message) from error
     return read_agreement(folder) or fingerprint
+
+
+def _write_first(path: Path, text: str) -> None:
+    """Write a file, whole, unless another machine has done so before."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        with suppress(FileExistsError):
+            try:
+                path.hardlink_to(temporary)  # the one way that fails when another was quicker, also on network file systems
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(text)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_agreement(folder: Path) -> Fingerprint | None:
@@ -82,9 +94,7 @@ def tell_session(folder: Path, report: Mapping[str, object]) -> None:
     Raises:
         OutputError: If it cannot be written.
     """
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".session-", suffix=".tmp") as reserved:
-        name = Path(reserved.name).with_suffix(".json")
-    write_whole(name, json.dumps(dict(report)).encode())
+    write_whole(folder / f".session-{uuid.uuid4().hex}.json", json.dumps(dict(report)).encode())
 
 
 def read_sessions(folder: Path) -> Sequence[Mapping[str, Any]]:
@@ -103,6 +113,30 @@ def read_sessions(folder: Path) -> Sequence[Mapping[str, Any]]:
     return sorted((each for each in sessions if isinstance(each, dict)), key=lambda each: str(each.get("started", "")))
 
 
+def begin_extending(folder: Path) -> None:
+    """Leave word that the shards are not, in their order, those of the source: until run.json says so, it must be known.
+
+    Args:
+        folder: Of the shards.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    write_whole(folder / _EXTENDING, b"")
+
+
+def is_extending(folder: Path) -> bool:
+    """Tell whether an extension has begun there that was not finished.
+
+    Args:
+        folder: Of the shards; need not exist.
+
+    Returns:
+        Whether it has.
+    """
+    return (folder / _EXTENDING).exists()
+
+
 def forget(folder: Path) -> None:
     """Remove all of it: the run is complete, or begins anew.
 
@@ -112,5 +146,5 @@ def forget(folder: Path) -> None:
     Raises:
         OSError: If something cannot be removed.
     """
-    for path in (folder / _AGREEMENT, *folder.glob(_SESSIONS)):
+    for path in (folder / _AGREEMENT, folder / _EXTENDING, *folder.glob(_SESSIONS)):
         path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from jobs.plan import prepare
 from jobs.reader import open_source
 from jobs.run import Outcome
 from jobs.source import SourceOptions
+from jobs.together import begin_extending
 from tests.running import change, do, said
 
 FIRST = ("cat.jpg", "coffee.jpg", "officer.jpg", "rocket.jpg", "stairs.jpg")
@@ -127,6 +128,50 @@ def test_an_interrupted_run_is_extended(growing: RunOptions, photos: Path, tmp_p
     assert pq.read_metadata(tmp_path / "out" / shard_name(0)).num_rows == 0
 
 
+def test_an_extended_output_is_never_taken_for_a_plain_one(growing: RunOptions, photos: Path, tmp_path: Path) -> None:
+    """Its rows are not forgotten when the old source comes back, in a folder or in one file; merging waits for its end."""
+    for name in ("out", "out.parquet"):
+        own = change(growing, path=tmp_path / name)
+        do(own)
+        extended = add(own, photos, *LATER)
+        do(extended)
+        for photo in LATER:
+            Path(growing.source.source, photo).unlink()
+        for plain in (own, change(own, retry_failed=True)):
+            with pytest.raises(OutputError, match=r"was extended .* give --extend"):
+                prepare(plain)
+        assert do(change(extended, retry_failed=True)) == Outcome(failed=0)
+        assert read_captions(tmp_path / name).num_rows == 8
+    (tmp_path / "out" / RUN_FILE).unlink()
+    begin_extending(tmp_path / "out")
+    with pytest.raises(OutputError, match=r"An extension of .* was not finished"):
+        merge(MergeOptions(output=tmp_path / "out"))
+    with pytest.raises(OutputError, match="was extended"):
+        prepare(growing)
+
+
+def test_an_interrupted_extension_of_one_file_goes_on(
+    growing: RunOptions, photos: Path, opened_images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it captioned before it was interrupted is not captioned again."""
+    own = change(growing, path=tmp_path / "out.parquet", shard_size=1)
+    do(own)
+    extended = add(own, photos, *LATER)
+    complete = Output.complete
+
+    def interrupted(*_: object) -> None:
+        raise OutputError("stopped")  # noqa: EM101 - as if killed before the end
+
+    monkeypatch.setattr(Output, "complete", interrupted)
+    with pytest.raises(OutputError, match="stopped"):
+        do(extended)
+    monkeypatch.setattr(Output, "complete", complete)
+    opened_images.clear()
+    assert do(extended) == Outcome(failed=0)
+    assert opened_images == []
+    assert [*captions(tmp_path / "out.parquet")] == [*FIRST, *LATER]
+
+
 def test_a_manifest_in_another_order_is_extended(options: RunOptions, photos: Path, tmp_path: Path) -> None:
     """Rows are found by their ids, bytes and further columns go with them, also when failed ones are tried again."""
     manifest = tmp_path / "m.parquet"
@@ -145,7 +190,7 @@ def test_a_manifest_in_another_order_is_extended(options: RunOptions, photos: Pa
     do(change(options, path=tmp_path / "everything"))
     assert captions(tmp_path / "out") == captions(tmp_path / "everything")
     pq.write_table(pa.table({"image_id": ["x"], "jpg": [b""], "author": ["y"]}), manifest)
-    with pytest.raises(OutputError, match=r"author now, licence then"):
+    with pytest.raises(OutputError, match=r"author \(string\) now, licence \(string\) then"):
         prepare(change(options, source=str(manifest), extend=True))
 
 

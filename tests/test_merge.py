@@ -1,6 +1,8 @@
 """Several machines do one run: each its share, together into one folder, which `merge` makes complete."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 from capt.captions import RUN_FILE, Fingerprint, fingerprint_of, read_captions, shard_name, shard_paths
 from capt.errors import InputError, OutputError
 from jobs.cli import main
+from jobs.lock import FolderLock
 from jobs.merge import MergeOptions, merge
 from jobs.options import OutputOptions, RunOptions, Share
 from jobs.output import Output
@@ -20,6 +23,7 @@ from jobs.plan import describe, prepare
 from jobs.run import Outcome
 from jobs.together import agree, read_agreement
 from tests.running import START, Job, Started, change, do, said, wait_for_shards
+from tests.test_captions import FINGERPRINT
 
 
 def shares(options: RunOptions, count: int) -> list[RunOptions]:
@@ -82,7 +86,7 @@ def test_one_file_may_be_written_as_well(options: RunOptions, tmp_path: Path) ->
     do(change(options, path=tmp_path / "alone.parquet"))
     for share in shares(options, 3):
         do(share)
-    into = tmp_path / "all.parquet"
+    into = tmp_path / "new" / "all.parquet"
     merge(MergeOptions(output=tmp_path / "out", into=into))
     assert read_captions(into).equals(read_captions(tmp_path / "alone.parquet"))
     with pytest.raises(OutputError, match="--overwrite"):
@@ -139,22 +143,7 @@ def test_machines_agree_before_they_work(options: RunOptions, tmp_path: Path) ->
 
 def test_the_first_agreement_stands(tmp_path: Path) -> None:
     """Two that decide at the same time get the same answer; what cannot be read is refused."""
-    made = Fingerprint(
-        checkpoint_name="a",
-        checkpoint_sha256="b",
-        decoding={},
-        attention=False,
-        precision="float32",
-        preprocessing={},
-        max_pixels=1,
-        source_sha256="c",
-        source_rows=1,
-        shard_size=1,
-        references_sha256=None,
-        batch_size=1,
-        device="cpu",
-        versions={},
-    )
+    made = FINGERPRINT
     other = Fingerprint(**{**made.to_dict(), "precision": "bfloat16"})  # type: ignore[arg-type] # as to_dict gave them
     assert agree(tmp_path, made) == made
     assert agree(tmp_path, other) == made
@@ -164,6 +153,39 @@ def test_the_first_agreement_stands(tmp_path: Path) -> None:
         agree(tmp_path, other)
     with pytest.raises(OutputError, match="cannot be written"):
         agree(tmp_path / "nowhere", made)
+
+
+def test_machines_agree_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems have none; other users can read what was decided; nothing is left beside it."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    assert agree(tmp_path, FINGERPRINT) == FINGERPRINT
+    assert agree(tmp_path, FINGERPRINT) == FINGERPRINT
+    assert [path.name for path in tmp_path.iterdir()] == [".agreement.json"]
+    assert (tmp_path / ".agreement.json").stat().st_mode & 0o044
+
+
+def test_a_share_that_cannot_clear_up_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half-written file that is another user's is left; the other machines get in all the same."""
+    (tmp_path / "out").mkdir()
+    half = tmp_path / "out" / "captions-00001.parquet.abc.tmp"
+    half.touch()
+    os.utime(half, (0, 0))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        lock = FolderLock(tmp_path / "out")
+        output = Output(tmp_path / "out")
+        assert lock.take(shared=True, when_alone=lambda: output._clear_up(older_than=0.0))
+    with output.prepared(overwrite=False, shared=True):
+        pass
+    lock.let_go()
 
 
 def test_a_whole_run_goes_on_with_shares(options: RunOptions, tmp_path: Path) -> None:
@@ -193,15 +215,21 @@ def test_shares_keep_whole_runs_and_merging_out(options: RunOptions, tmp_path: P
 
 
 def test_halves_of_others_are_left_alone(options: RunOptions, tmp_path: Path) -> None:
-    """What is half written may be another machine's: it is cleared away only by one that is alone."""
-    half = tmp_path / "out" / f"{shard_name(1)}.abc.tmp"
+    """What is half written may be another machine's: a share clears away only what is old, and only when alone; a run, all."""
+    half, young = (tmp_path / "out" / f"{shard_name(1)}.{name}.tmp" for name in ("abc", "def"))
     output = Output(tmp_path / "out")
     with output.prepared(overwrite=False, shared=True):
         half.touch()
+        young.touch()
+        os.utime(half, (0, 0))
         do(change(options, share=Share(0, 2)))
         assert half.exists()
     do(change(options, share=Share(1, 2)))
     assert not half.exists()
+    assert young.exists()  # where locks do not reach, another machine may still be writing it
+    do(change(options, retry_failed=True))
+    with Output(tmp_path / "out").prepared(overwrite=False):
+        assert not young.exists()
 
 
 @pytest.mark.parametrize(
