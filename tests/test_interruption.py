@@ -3,10 +3,19 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from jobs.interruption import Interruption
+
+
+@pytest.fixture(autouse=True)
+def _listening() -> Iterator[None]:
+    """Let Ctrl-C be heard: a job in the background, as tests may be, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_first_signal_asks() -> None:

@@ -571,13 +571,17 @@ def test_ctrl_c_waits_until_the_files_of_an_epoch_are_written(tmp_path: Path, mo
     """An interruption in the middle of TensorBoard's work, which could lock it for ever, comes after the picture is drawn."""
     watcher = Watcher(tmp_path, Console(file=io.StringIO()))
     write = watcher._record
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
 
     def write_interrupted(epoch: Epoch) -> None:
         signal.raise_signal(signal.SIGINT)
         write(epoch)
 
     monkeypatch.setattr(watcher, "_record", write_interrupted)
-    with pytest.raises(KeyboardInterrupt), watcher:
-        watcher.epoch(EPOCHS[:1])
+    try:
+        with pytest.raises(KeyboardInterrupt), watcher:
+            watcher.epoch(EPOCHS[:1])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert list((tmp_path / "tensorboard").iterdir())
     assert (tmp_path / "curves.png").exists()
