@@ -12,6 +12,21 @@ from pathlib import Path
 from capt.errors import OutputError
 
 
+def cache_folder(name: str) -> Path:
+    """Name a folder in this user's cache: `$XDG_CACHE_HOME/capt/NAME`, else `~/.cache/capt/NAME`.
+
+    Args:
+        name: What is kept there.
+
+    Returns:
+        The folder; it is not made.
+
+    Raises:
+        RuntimeError: If the user has no home.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capt" / name
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all.
 

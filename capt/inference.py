@@ -33,7 +33,7 @@ def quicken(captioner: nn.Module, *, size: int = 0, runtime: Runtime = Runtime.T
         CaptError: If OpenVINO is wanted and cannot be used.
     """
     for module in list(captioner.modules()):
-        if isinstance(module, Encoder) and module.is_own:
+        if isinstance(module, Encoder) and module.is_own and runtime is Runtime.TORCH:  # OpenVINO folds by itself
             fold_batch_norm(module)
         if isinstance(module, Captioner) and runtime is Runtime.OPENVINO:
             from capt.openvino_encoder import OpenVinoEncoder  # noqa: PLC0415 - an extra

@@ -6,7 +6,6 @@ what comes of it is kept in the user's cache, under a name that tells network, w
 
 import hashlib
 import importlib
-import os
 import sys
 import tempfile
 import warnings
@@ -20,18 +19,10 @@ from torch import Tensor, nn
 from capt.encoder import Encoder
 from capt.encoder_file import weights_digest
 from capt.errors import CaptError, first_line
+from capt.files import cache_folder
 from capt.model import Precision
 
 _HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
-
-
-def cache_folder() -> Path:
-    """Tell where converted encoders are kept.
-
-    Returns:
-        A folder under `XDG_CACHE_HOME`, or `~/.cache`.
-    """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capt" / "openvino"
 
 
 def openvino() -> Any:  # noqa: ANN401 - a module without types
@@ -100,7 +91,7 @@ def _converted(library: Any, encoder: Encoder, size: int) -> Any:  # noqa: ANN40
     told = (
         f"{library.get_version()}\0{encoder.published}\0{size}\0{weights_digest(encoder)}"  # with strides, which have no weights
     )
-    path = cache_folder() / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.xml"
+    path = cache_folder("openvino") / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.xml"
     with suppress(RuntimeError):  # not there, or damaged
         return library.Core().read_model(path)
     with warnings.catch_warnings(), torch.inference_mode():

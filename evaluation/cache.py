@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from capt.files import cache_folder
+
 _LIMIT_BYTES = 256_000_000
 _ENDING = ".json.gz"
 
@@ -108,7 +110,6 @@ def user_cache() -> Cache:
         It; nothing is made yet. A user without a home has none.
     """
     try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return Cache(folder=cache_folder("scores"))
     except RuntimeError:
         return Cache(folder=None)
-    return Cache(folder=home / "capt" / "scores")

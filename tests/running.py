@@ -4,7 +4,7 @@ import io
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,21 +83,27 @@ class Ended:
         self.code, self.out, self.err = code, out, " ".join(err.split())
 
 
+def call(
+    arguments: Iterable[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Run `capt-batch` in this process; give the exit code, stdout and stderr."""
+    monkeypatch.setattr("sys.argv", ["capt-batch", *map(str, arguments)])
+    capsys.readouterr()
+    code = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    return code, *capsys.readouterr()
+
+
 @pytest.fixture
 def start(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Started:
     """Give a function that runs `capt-batch run` in this process, with the tiny checkpoint."""
 
     def run(*arguments: object) -> Ended:
         options = ["--checkpoint", str(tiny_checkpoint), "--max-length", "4", "--beam-size", "2"]
-        monkeypatch.setattr("sys.argv", ["capt-batch", "run", *options, *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capsys.readouterr()
-        return Ended(code, out, err)
+        return Ended(*call(["run", *options, *arguments], monkeypatch, capsys))
 
     return run
 

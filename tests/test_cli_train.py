@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from capt.checkpoint import load_checkpoint
 from capt.encoder import EncoderConfig, build_encoder
-from jobs.cli import main
 from jobs.training.detection import read_detection, write_detection
+from tests.running import call
 
 CAPTIONS = {
     "astronaut.jpg": ("a woman in an orange suit", "a smiling astronaut"),
@@ -48,15 +48,7 @@ def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     """Give a function that runs `capt-batch` in this process."""
 
     def run(*arguments: object) -> Ended:
-        monkeypatch.setattr("sys.argv", ["capt-batch", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capsys.readouterr()
-        return Ended(code, out, err)
+        return Ended(*call(arguments, monkeypatch, capsys))
 
     return run
 

@@ -18,9 +18,10 @@ from capt.decoding import DecodingOptions
 from capt.device import Runtime
 from capt.encoder import Encoder, EncoderConfig, build_encoder
 from capt.errors import CaptError
+from capt.files import cache_folder
 from capt.inference import fold_batch_norm, quicken
 from capt.model import Attention, Captioner, Memory, ModelConfig, Precision
-from capt.openvino_encoder import OpenVinoEncoder, cache_folder
+from capt.openvino_encoder import OpenVinoEncoder
 from jobs.captioner import TorchNetwork
 from jobs.options import NetworkOptions, RunOptions
 from jobs.progress import Stages
@@ -159,7 +160,7 @@ def test_what_openvino_made_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         again = OpenVinoEncoder(encoder, 96, Precision.FLOAT32)(images(1))
     assert torch.equal(first, again)
     assert len(converted) == 1
-    kept = sorted(cache_folder().iterdir())
+    kept = sorted(cache_folder("openvino").iterdir())
     assert [path.suffix for path in kept] == [".bin", ".xml"]
     kept[1].write_text("no network")
     OpenVinoEncoder(encoder, 96, Precision.FLOAT32)

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from capt.checkpoint import load_checkpoint
 from capt.encoder import EncoderConfig, build_encoder
-from jobs.cli import app, main
+from jobs.cli import app
 from jobs.training.cli import plan_of
 from jobs.training.recipes import DECIDED, SCOPES, Request, lay_out, read_recipe, recipe_names, scope_of
 from jobs.training.train import TrainingPlan
 from jobs.training.vectors import VectorPlan
+from tests.running import call
 
 CAPTIONS = {
     "astronaut.jpg": ("a woman in an orange suit", "a smiling astronaut in a suit"),
@@ -49,14 +50,7 @@ def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     """Give a function that runs `capt-batch` in this process; it gives the exit code, stdout and stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["capt-batch", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return code, *capsys.readouterr()
+        return call(arguments, monkeypatch, capsys)
 
     return run
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from capt.encoder_file import weights_digest
 from capt.errors import ImageError, InputError, OutputError
-from capt.files import write_whole
+from capt.files import cache_folder, write_whole
 from capt.images import Preprocessing, open_image, to_array
 from capt.model import Captioner
 from jobs.training.dataset import CaptionedImages
@@ -35,7 +35,7 @@ _Prepared = Callable[[int], Iterator[NDArray[np.uint8]]]
 
 def default_cache_folder() -> Path:
     """Name the user's cache folder for features (`XDG_CACHE_HOME`, else `~/.cache`)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capt" / "features"
+    return cache_folder("features")
 
 
 def cached_features(  # noqa: PLR0913 - what is encoded, with what, where to, and how
