@@ -7,18 +7,20 @@ Arrow table in the order of the run. Apart, because both programs depend on it a
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capt.errors import InputError, OutputError, first_line
+from capt.remote import Location, Remote, open_parquet
 
 METADATA_KEY = b"capt"
 RUN_KEY = b"capt_run"
@@ -211,7 +213,7 @@ def shard_name(number: int) -> str:
     return f"captions-{number:05d}.parquet"
 
 
-def shard_paths(folder: Path) -> dict[int, Path]:
+def shard_paths(folder: Location) -> dict[int, Location]:
     """Find the shards that a folder holds.
 
     Args:
@@ -226,8 +228,10 @@ def shard_paths(folder: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 
-def write_captions(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
+def write_captions(tables: Iterable[pa.Table], schema: pa.Schema, path: Location) -> None:
     """Write one captions file so that it exists whole or not at all, even when the machine stops.
+
+    In an object store it appears when it has arrived; until then it is a temporary file of this machine.
 
     Args:
         tables: Written one after the other, one row group each; only one is held at a time.
@@ -237,24 +241,37 @@ def write_captions(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) ->
     Raises:
         OutputError: If it cannot be written; the temporary file is then gone and an older file untouched.
     """
+    try:
+        if isinstance(path, Remote):
+            with tempfile.TemporaryFile() as file:
+                _write_tables(tables, schema, file)
+                path.write_from(file)
+        else:
+            _write_local(tables, schema, path)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        message = f"{path} cannot be written ({reason}); make room or mend it and start the same command again."
+        raise OutputError(message) from error
+
+
+def _write_local(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")  # others may write the same shard at the same time
     try:
         with temporary.open("xb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for table in tables:
-                    writer.write_table(table, row_group_size=max(1, table.num_rows))
+            _write_tables(tables, schema, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        _discard(temporary)
-        reason = error.strerror or str(error)
-        message = f"{path} cannot be written ({reason}); make room or mend it and start the same command again."
-        raise OutputError(message) from error
     except BaseException:
         _discard(temporary)
         raise
+
+
+def _write_tables(tables: Iterable[pa.Table], schema: pa.Schema, file: IO[bytes]) -> None:
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
 
 
 def _discard(path: Path) -> None:
@@ -271,7 +288,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_captions(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_captions(path: Location, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a whole captions table, from the folder or the file that a run left, or from elsewhere.
 
     A table that another program wrote is taken too when it has `image_id` and `caption`: the other columns are then null,
@@ -296,7 +313,7 @@ def read_captions(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return _read_file(path, columns)
 
 
-def _read_folder(folder: Path, columns: Sequence[str] | None) -> pa.Table:
+def _read_folder(folder: Location, columns: Sequence[str] | None) -> pa.Table:
     shards = shard_paths(folder)
     if not shards:
         message = f"{folder} holds no captions-*.parquet; give the folder or the .parquet file that capt-batch run wrote."
@@ -321,9 +338,9 @@ def _read_folder(folder: Path, columns: Sequence[str] | None) -> pa.Table:
         raise InputError(message) from error
 
 
-def _read_file(path: Path, columns: Sequence[str] | None) -> pa.Table:
+def _read_file(path: Location, columns: Sequence[str] | None) -> pa.Table:
     try:
-        file = pq.ParquetFile(path)
+        file = open_parquet(path)
         kept = None if columns is None else {*columns, *_REQUIRED, "status"}
         table = file.read(columns=[name for name in file.schema_arrow.names if kept is None or name in kept])
     except (OSError, pa.ArrowException) as error:
@@ -332,7 +349,7 @@ def _read_file(path: Path, columns: Sequence[str] | None) -> pa.Table:
     return _conform(table, path)
 
 
-def _conform(table: pa.Table, path: Path) -> pa.Table:
+def _conform(table: pa.Table, path: Location) -> pa.Table:
     missing = [name for name in _REQUIRED if name not in table.column_names]
     if missing:
         message = f"{path} is no captions table: it has {', '.join(table.column_names) or 'no column'}, but no {missing[0]}."
@@ -353,7 +370,7 @@ def _conform(table: pa.Table, path: Path) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=pa.schema([*COLUMNS, *further], metadata=table.schema.metadata))
 
 
-def _cast(column: pa.ChunkedArray, expected: pa.Field, path: Path) -> pa.ChunkedArray:
+def _cast(column: pa.ChunkedArray, expected: pa.Field, path: Location) -> pa.ChunkedArray:
     try:
         return column.cast(expected.type)
     except pa.ArrowException as error:

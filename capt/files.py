@@ -4,12 +4,14 @@ In: a path and its content. Out: the file, or an OutputError that leaves an olde
 scores, reports and the ends of runs all promise this, and one mistake would break the promise.
 """
 
+import io
 import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from capt.errors import OutputError
+from capt.errors import OutputError, first_line
+from capt.remote import Location, Remote
 
 
 def cache_folder(name: str) -> Path:
@@ -27,7 +29,7 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capt" / name
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Location, content: bytes) -> None:
     """Write a file so that it is there whole or not at all.
 
     Args:
@@ -39,6 +41,9 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     temporary = ""
     try:
+        if isinstance(path, Remote):
+            path.write_from(io.BytesIO(content))
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(descriptor, "wb") as file:
@@ -51,5 +56,5 @@ def write_whole(path: Path, content: bytes) -> None:
         if temporary:
             with suppress(OSError):
                 Path(temporary).unlink(missing_ok=True)
-        message = f"{path} cannot be written ({error.strerror or error}); choose another place or make room."
+        message = f"{path} cannot be written ({error.strerror or first_line(error)}); choose another place or make room."
         raise OutputError(message) from error

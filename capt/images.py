@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from capt.errors import FailureKind, ImageError
+from capt.errors import FailureKind, ImageError, first_line
+from capt.remote import Location, Remote
 
 DEFAULT_MAX_PIXELS = 120_000_000
 """The largest image opened, in pixels: a 108-megapixel telephone photograph passes, a decompression bomb does not."""
@@ -35,6 +36,7 @@ _FORMATS = tuple(
     name for name in ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF") if name in Image.OPEN
 )
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+_MOST_BYTES = 1 << 30  # of an object; a file on disk is decoded as it is read
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -165,14 +167,14 @@ IMAGENET = Preprocessing(name="imagenet-stretch-224", mean=(0.485, 0.456, 0.406)
 INCEPTION = Preprocessing(name="inception-stretch-224", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def open_image(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+def open_image(source: Location | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Open and decode one image, upright and in RGB.
 
     EXIF orientation is applied; transparency is laid on white; 16-bit and floating-point grey is brought to 8 bits; of an
     animation the first frame counts. Only regular files are opened, so a named pipe cannot hang the caller. Safe in threads.
 
     Args:
-        source: A path, or the bytes of a file.
+        source: A path, a place in an object store, or the bytes of a file.
         max_pixels: Width times height above which an image is refused before it is decoded.
 
     Returns:
@@ -182,6 +184,8 @@ def open_image(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) ->
         ImageError: Whatever is wrong, with its kind.
     """
     try:
+        if isinstance(source, Remote):
+            source = _fetch(source)
         if isinstance(source, bytes):
             if not source:
                 raise ImageError(FailureKind.EMPTY, "The image has zero bytes.")
@@ -192,9 +196,16 @@ def open_image(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) ->
     except FileNotFoundError as error:
         raise ImageError(FailureKind.NOT_FOUND, "There is no file at this path.") from error
     except OSError as error:  # with a number it comes from the system; Pillow's own were sorted out in _decode
-        raise ImageError(FailureKind.UNREADABLE, f"The file cannot be read: {error.strerror}.") from error
+        raise ImageError(FailureKind.UNREADABLE, f"The file cannot be read: {error.strerror or first_line(error)}.") from error
     except ValueError as error:  # a path with a null byte
         raise ImageError(FailureKind.NOT_FOUND, f"The path cannot be used: {error}.") from error
+
+
+def _fetch(source: Remote) -> bytes:
+    content = source.read_bytes(most=_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ImageError(FailureKind.TOO_LARGE, "The object has more than a gibibyte.")
+    return content
 
 
 def _check_regular_file(path: Path) -> None:

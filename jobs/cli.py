@@ -67,15 +67,20 @@ def program(
 @app.command()
 def run(
     source: Annotated[
-        str, typer.Argument(help="Folder of images, list of paths, or parquet: a file, a folder or a quoted glob.")
+        str,
+        typer.Argument(
+            help="Images: a folder, a list of paths, parquet or .tar files (one, a folder, a quoted glob); here or by URI."
+        ),
     ],
     *,
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Folder for the table's shards, or one .parquet file.", rich_help_panel="Output"),
-    ] = Path("captions"),
+        str,
+        typer.Option(
+            "--output", "-o", help="Folder for the table's shards, or one .parquet file; perhaps a URI.", rich_help_panel="Output"
+        ),
+    ] = "captions",
     image_root: Annotated[
-        Path | None, typer.Option(help="Where relative paths in a list or manifest begin.", rich_help_panel="Input")
+        str | None, typer.Option(help="Where relative paths in a list or manifest begin.", rich_help_panel="Input")
     ] = None,
     references: Annotated[
         Path | None, typer.Option(help="Human captions, whose likelihoods are stored too.", rich_help_panel="Input")
@@ -143,6 +148,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.", rich_help_panel="Output")] = False,
 ) -> None:
     """Caption every image of a folder, a list or a parquet table; started again, it goes on where it was stopped."""
+    from capt.remote import locate
     from jobs.interruption import SIGNAL_EXIT
     from jobs.options import NetworkOptions, OutputOptions, RunOptions, Share, default_workers
     from jobs.plan import describe, prepare
@@ -152,7 +158,12 @@ def run(
 
     options = RunOptions(
         source=SourceOptions(
-            source=source, image_root=image_root, split=split, limit=limit, max_pixels=max_pixels, references=references
+            source=source,
+            image_root=locate(image_root) if image_root else None,
+            split=split,
+            limit=limit,
+            max_pixels=max_pixels,
+            references=references,
         ),
         network=NetworkOptions(
             checkpoints=checkpoint or (),
@@ -172,7 +183,7 @@ def run(
             "alternatives": alternatives,
         },
         output=OutputOptions(
-            path=output,
+            path=locate(output),
             shard_size=shard_size,
             overwrite=overwrite,
             retry_failed=retry_failed,
@@ -196,19 +207,20 @@ def run(
 
 @app.command()
 def merge(
-    output: Annotated[Path, typer.Argument(help="Folder that capt-batch run --shard wrote into.")],
+    output: Annotated[str, typer.Argument(help="Folder that capt-batch run --shard wrote into.")],
     *,
-    into: Annotated[Path | None, typer.Option(help="Write all shards into this .parquet file as well.")] = None,
+    into: Annotated[str | None, typer.Option(help="Write all shards into this .parquet file as well.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file.")] = False,
     allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit with 0 although some images failed.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
 ) -> None:
     """Make a run complete that several machines did: check that every shard is there, and write run.json."""
+    from capt.remote import locate
     from jobs.merge import MergeOptions
     from jobs.merge import merge as merge_shards
     from jobs.progress import Reporter
 
-    summary = merge_shards(MergeOptions(output=output, into=into, overwrite=overwrite))
+    summary = merge_shards(MergeOptions(output=locate(output), into=locate(into) if into else None, overwrite=overwrite))
     Reporter(quiet=quiet).finish(summary)
     if summary.ok < summary.rows and not allow_failures:
         raise typer.Exit(ExitCode.FAILED_IMAGES)

@@ -6,12 +6,12 @@ along. Apart, because here alone the habits of Hugging Face, img2dataset and oth
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import pyarrow as pa
 
 from capt.captions import COLUMNS
 from capt.errors import InputError
+from capt.remote import Location
 from jobs.source import SourceOptions
 
 _ID_COLUMNS = ("image_id", "key", "img_id", "filename", "path")
@@ -61,7 +61,7 @@ class Columns:
         return list(dict.fromkeys(name for name in (self.image_id, image, self.references, self.split) if name is not None))
 
 
-def choose_columns(schema: pa.Schema, where: Path, options: SourceOptions) -> Columns:
+def choose_columns(schema: pa.Schema, where: Location, options: SourceOptions) -> Columns:
     """Decide what each column of a manifest is for.
 
     Args:

@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from capt.errors import InputError, first_line
+from capt.remote import Location, Remote, is_uri, locate, open_parquet
 from jobs.columns import ImageColumn, choose_columns
 from jobs.source import IdentityCheck, Item, SourceOptions
 
@@ -29,7 +29,7 @@ _READ_BYTES = 1 << 20
 class _RowGroup:
     """One row group of one file, and which rows of the whole manifest it holds."""
 
-    file: Path
+    file: Location
     number: int
     start: int
     stop: int
@@ -51,7 +51,7 @@ class _Block:
 class ManifestSource:
     """The rows of parquet files, decoded a few at a time; cheapest from front to back."""
 
-    def __init__(self, files: Sequence[Path], options: SourceOptions) -> None:
+    def __init__(self, files: Sequence[Location], options: SourceOptions) -> None:
         """Look at the schemas and row ids; no image is read.
 
         Args:
@@ -109,11 +109,11 @@ class ManifestSource:
                 tables.append(own.rename_columns(self.travelling.names))
             yield items, pa.concat_tables(tables)
 
-    def _item(self, values: dict[str, Any], folder: Path) -> Item:
+    def _item(self, values: dict[str, Any], folder: Location) -> Item:
         image = values[self.columns.image]
         content = image.get("bytes") if isinstance(image, dict) else image if self.columns.kind is ImageColumn.BYTES else None
         name = image.get("path") if isinstance(image, dict) else image if self.columns.kind is ImageColumn.PATH else None
-        path = None if content is not None or not name else folder / name
+        path = None if content is not None or not name else locate(name) if is_uri(name) else folder / name
         texts = values[self.columns.references] if self.columns.references is not None else None
         references = tuple(text for text in texts or () if text is not None)
         return Item(
@@ -123,7 +123,7 @@ class ManifestSource:
             references=references or None,
         )
 
-    def _select(self, options: SourceOptions, first: Path) -> Sequence[int] | NDArray[np.int64]:
+    def _select(self, options: SourceOptions, first: Location) -> Sequence[int] | NDArray[np.int64]:
         """Number the rows of the run: all, or those of one split, and no more than the limit."""
         total = self._groups[-1].stop if self._groups else 0
         if self.columns.split is None:
@@ -175,19 +175,19 @@ class ManifestSource:
         """Give some columns of all rows, in blocks with the number of their first row."""
         for path, first in reversed(self._file_starts.items()):
             start = first
-            with _reading(path), pq.ParquetFile(path) as file:
+            with _reading(path), open_parquet(path) as file:
                 for batch in file.iter_batches(batch_size=1 << 14, columns=columns, use_threads=False):
                     yield pa.Table.from_batches([batch]), start
                     start += batch.num_rows
 
-    def _pieces(self, positions: NDArray[np.int64]) -> Iterator[tuple[pa.Table, Path]]:
+    def _pieces(self, positions: NDArray[np.int64]) -> Iterator[tuple[pa.Table, Location]]:
         """Give the rows at ascending positions, in tables of one file each, with the folder that its paths start from."""
         done = 0
         while done < len(positions):
             block = self._block_with(int(positions[done]))
             inside = int(np.searchsorted(positions, block.stop))
             folder = self._root or self._groups[block.group].file.parent
-            yield block.table.take(pa.array(positions[done:inside] - block.start)), folder.absolute()
+            yield block.table.take(pa.array(positions[done:inside] - block.start)), _absolute(folder)
             done = inside
 
     def _block_with(self, position: int) -> _Block:
@@ -208,7 +208,7 @@ class ManifestSource:
             group = self._groups[index]
             with _reading(group.file):
                 if file is None or self._groups[index - 1].file != group.file:
-                    file = pq.ParquetFile(group.file, buffer_size=_READ_BYTES, pre_buffer=False)
+                    file = open_parquet(group.file, buffer_size=_READ_BYTES, pre_buffer=False)
                 start = group.start
                 columns, numbers = self.columns.read, [group.number]
                 for batch in file.iter_batches(rows, row_groups=numbers, columns=columns, use_threads=False):
@@ -216,17 +216,21 @@ class ManifestSource:
                     start += batch.num_rows
 
 
+def _absolute(folder: Location) -> Location:
+    return folder if isinstance(folder, Remote) else folder.absolute()
+
+
 def _text(value: object) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
-def _survey(files: Sequence[Path]) -> tuple[list[_RowGroup], pa.Schema]:
+def _survey(files: Sequence[Location]) -> tuple[list[_RowGroup], pa.Schema]:
     """Find all row groups, and the schema that all files share."""
     groups: list[_RowGroup] = []
     schema: pa.Schema | None = None
     start = 0
     for path in files:
-        with _reading(path), pq.ParquetFile(path) as file:
+        with _reading(path), open_parquet(path) as file:
             own = file.schema_arrow.remove_metadata()
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         schema = own if schema is None else _unify(schema, own, path, files[0])
@@ -237,7 +241,7 @@ def _survey(files: Sequence[Path]) -> tuple[list[_RowGroup], pa.Schema]:
     return groups, schema
 
 
-def _unify(schema: pa.Schema, own: pa.Schema, path: Path, first: Path) -> pa.Schema:
+def _unify(schema: pa.Schema, own: pa.Schema, path: Location, first: Location) -> pa.Schema:
     missing = sorted(set(schema.names) ^ set(own.names))
     try:
         if missing:
@@ -255,7 +259,7 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Location) -> Iterator[None]:
     """Turn what Arrow says about a damaged or vanished file into an InputError that names it."""
     try:
         yield

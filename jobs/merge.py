@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from capt.captions import Fingerprint, shard_name
 from capt.errors import OutputError, at_work
+from capt.remote import Location, open_parquet
 from jobs.output import Output
 from jobs.progress import Summary
 from jobs.reader import plan_shards
@@ -27,8 +25,8 @@ _NAMED = 5
 class MergeOptions:
     """Which folder is made complete, and into which file its shards go as well (None: none), perhaps over an older one."""
 
-    output: Path
-    into: Path | None = None
+    output: Location
+    into: Location | None = None
     overwrite: bool = False
 
 
@@ -57,7 +55,8 @@ def merge(options: MergeOptions) -> Summary:
     shards = _shards(existing.fingerprint, existing.shards, existing.report)
     _check_all(output.path, shards, existing.shards)
     target = _target(options)
-    schema = pq.read_schema(output.folder / shard_name(0))
+    with open_parquet(output.folder / shard_name(0)) as first:
+        schema = first.schema_arrow
     if existing.report is None:
         with output.prepared(overwrite=False):
             report = _report(output, existing.fingerprint, shards)
@@ -79,7 +78,7 @@ def merge(options: MergeOptions) -> Summary:
     )
 
 
-def _folder(path: Path) -> Output:
+def _folder(path: Location) -> Output:
     output = Output(path)
     if output.file is not None:
         message = f"{path} is one file; give the folder that capt-batch run --shard wrote into."
@@ -95,7 +94,7 @@ def _shards(fingerprint: Fingerprint, there: Mapping[int, int], report: Mapping[
     return [Shard(number=number, start=0, stop=there.get(number, 0)) for number in range(int(str(report["shards"])))]
 
 
-def _target(options: MergeOptions) -> Path | None:
+def _target(options: MergeOptions) -> Location | None:
     if options.into is None:
         return None
     target = Output(options.into)
@@ -110,7 +109,7 @@ def _target(options: MergeOptions) -> Path | None:
     return target.file
 
 
-def _check_all(path: Path, shards: Sequence[Shard], there: Mapping[int, int]) -> None:
+def _check_all(path: Location, shards: Sequence[Shard], there: Mapping[int, int]) -> None:
     lacking = [shard.number for shard in shards if there.get(shard.number) != shard.stop - shard.start]
     if lacking:
         named = ", ".join(map(str, lacking[:_NAMED])) + (", …" if len(lacking) > _NAMED else "")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capt.errors import InputError
+from capt.remote import Location
 from jobs.source import SourceOptions
 
 AUTO = "auto"
@@ -92,7 +93,7 @@ class Share:
 class OutputOptions:
     """Where the table goes, what happens to an earlier one there, and which share of it is done here (None: all)."""
 
-    path: Path
+    path: Location
     shard_size: int = DEFAULT_SHARD_SIZE
     overwrite: bool = False
     retry_failed: bool = False

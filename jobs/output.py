@@ -5,27 +5,31 @@ nothing of an earlier run may be lost or mixed up, and that is decided here alon
 """
 
 import glob
+import io
 import json
 import shutil
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from capt.captions import COLUMNS, RUN_FILE, RUN_KEY, Fingerprint, Status, fingerprint_of, shard_name, shard_paths, write_captions
 from capt.errors import InputError, OutputError, first_line
 from capt.files import write_whole
+from capt.remote import Location, Remote, open_parquet
 from jobs.lock import FolderLock
 from jobs.together import forget, is_extending, read_agreement
 
 _PROBE_BYTES = 4096
+_LOOKING = 16  # shards looked into at a time: where files are far away, waiting is most of it
 _OLD = 3600.0  # seconds after which no machine is still writing a shard
 NOT_IN_SOURCE = "not_in_source"
 """In the report of a run that was extended: how many of its rows are of images that the source had no more."""
@@ -46,9 +50,13 @@ class Existing:
 
 
 class Output:
-    """The folder or file that `--output` names."""
+    """The folder or file that `--output` names, here or in an object store.
 
-    def __init__(self, path: Path) -> None:
+    An object store has no locks: two runs may write to one place there at the same time. As each shard is written whole, and says
+    what it was made with, the same command started twice does no harm, and another one is found out by whoever reads both.
+    """
+
+    def __init__(self, path: Location) -> None:
         """Decide by its ending whether a path is one file or a folder; nothing is touched.
 
         Args:
@@ -57,7 +65,7 @@ class Output:
         self.path = path
         self.file = path if path.suffix == ".parquet" else None
         self.folder = path.with_name(f".{path.name}.parts") if self.file else path
-        self._lock = FolderLock(self.folder)
+        self._lock = None if isinstance(self.folder, Remote) else FolderLock(self.folder)
 
     def check(self) -> None:
         """Refuse an output that cannot be written, before any work; nothing is left behind.
@@ -71,13 +79,8 @@ class Output:
         if self.file is None and self.path.exists() and not self.path.is_dir():
             message = f"{self.path} is a file; name a folder, or a file ending in .parquet."
             raise OutputError(message)
-        folder = (self.path if self.file is None else self.path.parent).absolute()
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
         try:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(bytes(_PROBE_BYTES))
-                file.flush()
+            _probe(self.path if self.file is None else self.path.parent)
         except OSError as error:
             raise self._cannot_write(error) from error
 
@@ -101,8 +104,10 @@ class Output:
             return self._look_at_file(self.file)
         fingerprint = read_agreement(self.folder)
         shards: dict[int, int] = {}
-        for number, path in shard_paths(self.folder).items():
-            found = _read_footer(path)
+        paths = shard_paths(self.folder)
+        with ThreadPoolExecutor(_LOOKING) as pool:
+            footers = list(pool.map(_read_footer, paths.values()))
+        for number, found in zip(paths, footers, strict=True):
             if found is None:
                 continue
             own, shards[number] = found
@@ -130,7 +135,8 @@ class Output:
         try:
             yield
         finally:
-            self._lock.let_go()
+            if self._lock is not None:
+                self._lock.let_go()
 
     def unpack(self) -> None:
         """Turn a finished single file back into parts, so that some can be mended; the file stays until it is replaced.
@@ -142,7 +148,7 @@ class Output:
         """
         if self.file is None or not self.file.exists():
             return
-        with pq.ParquetFile(self.file) as file:
+        with open_parquet(self.file) as file:
             schema = _without_report(file.schema_arrow)
             own = fingerprint_of(schema)
             for number in range(file.num_row_groups):
@@ -190,8 +196,9 @@ class Output:
             Kinds of failure and how many rows have each.
         """
         causes: Counter[str] = Counter()
-        for number in shards:
-            causes.update(error.split(":", 1)[0] for status, error in self._outcomes(number) if status == Status.FAILED)
+        with ThreadPoolExecutor(_LOOKING) as pool:
+            for outcomes in pool.map(self._outcomes, shards):
+                causes.update(error.split(":", 1)[0] for status, error in outcomes if status == Status.FAILED)
         return causes
 
     def complete(self, report: Mapping[str, object], schema: pa.Schema, shards: int) -> None:
@@ -211,9 +218,13 @@ class Output:
                 forget(self.folder)
             return
         self.pack(self.file, report, schema, shards)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if isinstance(self.folder, Remote):
+            for part in self.folder.files():
+                part.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
-    def pack(self, file: Path, report: Mapping[str, object], schema: pa.Schema, shards: int) -> None:
+    def pack(self, file: Location, report: Mapping[str, object], schema: pa.Schema, shards: int) -> None:
         """Write all shards into one file; they stay.
 
         Args:
@@ -225,9 +236,10 @@ class Output:
         Raises:
             OutputError: If it cannot be written.
         """
-        parts = (pq.ParquetFile(self.folder / shard_name(number)).read().cast(schema) for number in range(shards))
+        parts = (open_parquet(self.folder / shard_name(number)).read().cast(schema) for number in range(shards))
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(file, Path):
+                file.parent.mkdir(parents=True, exist_ok=True)
             write_captions(parts, schema.with_metadata({**schema.metadata, RUN_KEY: _as_text(report)}), file)
         except (OSError, pa.ArrowException) as error:
             message = f"{file} cannot be made of the shards in {self.folder} ({first_line(error)}); start the same command again."
@@ -235,8 +247,10 @@ class Output:
 
     def _prepare(self, *, overwrite: bool, shared: bool) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._lock.take(shared=shared, when_alone=partial(self._clear_up, older_than=_OLD if shared else 0.0)):
+            if isinstance(self.folder, Path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            clear_up = partial(self._clear_up, older_than=_OLD if shared else 0.0)
+            if self._lock is not None and not self._lock.take(shared=shared, when_alone=clear_up):
                 message = f"Another capt-batch run is writing to {self.path}; wait for it, or choose another --output."
                 raise OutputError(message)
             (self.folder / RUN_FILE).unlink(missing_ok=True)
@@ -251,8 +265,10 @@ class Output:
 
     def _clear_up(self, *, older_than: float) -> None:
         """Remove what was half written when a run was killed; young files may be another machine's that no lock reaches."""
+        if isinstance(self.folder, Remote):
+            return  # nothing is half written there
         halves = [*self.folder.glob("*.tmp")]
-        if self.file is not None:
+        if isinstance(self.file, Path):
             halves += self.file.parent.glob(f"{glob.escape(self.file.name)}.*tmp")
         for path in halves:
             with suppress(OSError):  # another user's, or just now gone
@@ -274,19 +290,19 @@ class Output:
         """Read some columns of a finished shard; None gives all, but no rows."""
         part = self.folder / shard_name(number)
         if self.file is not None and self.file.exists() and not part.exists():
-            with pq.ParquetFile(self.file) as file:
+            with open_parquet(self.file) as file:
                 return file.schema_arrow.empty_table() if columns is None else file.read_row_group(number, columns=columns)
-        with pq.ParquetFile(part) as file:
+        with open_parquet(part) as file:
             return file.schema_arrow.empty_table() if columns is None else file.read(columns=columns)
 
-    def _outcomes(self, number: int) -> Iterator[tuple[str, str]]:
+    def _outcomes(self, number: int) -> list[tuple[str, str]]:
         table = self._read(number, ["status", "error"])
-        return zip(table.column("status").to_pylist(), table.column("error").to_pylist(), strict=True)
+        return list(zip(table.column("status").to_pylist(), table.column("error").to_pylist(), strict=True))
 
-    def _look_at_file(self, path: Path) -> Existing:
+    def _look_at_file(self, path: Location) -> Existing:
         foreign = f"{path} was not written by capt-batch run; choose another --output."
         try:
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 schema = file.schema_arrow
                 sizes = {number: file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)}
             fingerprint = fingerprint_of(schema)
@@ -313,12 +329,27 @@ class Output:
             return None
 
     def _cannot_write(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.path} cannot be written ({error.strerror or error}); choose another --output.")
+        return OutputError(f"{self.path} cannot be written ({error.strerror or first_line(error)}); choose another --output.")
 
 
-def _read_footer(path: Path) -> tuple[Fingerprint, int] | None:
+def _probe(place: Location) -> None:
+    """Write something into a folder or, when it is not there yet, where it will be, and remove it."""
+    if isinstance(place, Remote):
+        probe = place / f".probe-{uuid.uuid4().hex}"
+        probe.write_from(io.BytesIO(bytes(_PROBE_BYTES)))
+        probe.unlink()
+        return
+    folder = place.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(_PROBE_BYTES))
+        file.flush()
+
+
+def _read_footer(path: Location) -> tuple[Fingerprint, int] | None:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             fingerprint, rows = fingerprint_of(file.schema_arrow), file.metadata.num_rows
     except (OSError, pa.ArrowException):
         return None
@@ -331,7 +362,7 @@ def _read_footer(path: Path) -> tuple[Fingerprint, int] | None:
     return fingerprint, rows
 
 
-def _rows_of(path: Path, fingerprint: Fingerprint) -> int | None:
+def _rows_of(path: Location, fingerprint: Fingerprint) -> int | None:
     """Count the rows of a shard, if it is there, whole and of this run."""
     found = _read_footer(path) if path.exists() else None
     return found[1] if found is not None and not found[0].differences(fingerprint) else None

@@ -9,7 +9,6 @@ import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 from capt.captions import Fingerprint
@@ -17,6 +16,7 @@ from capt.checkpoint import DEFAULT_CHECKPOINT, check_agreement, joint_digest, r
 from capt.errors import InputError, OutputError
 from capt.images import Preprocessing
 from capt.references import read_references
+from capt.remote import Location, Remote
 from jobs.extending import ExtendedSource, Extension, extend
 from jobs.loading import Work
 from jobs.options import AUTO, RunOptions
@@ -25,6 +25,7 @@ from jobs.reader import open_source, plan_shards
 from jobs.source import ReferenceBook, Shard, Source
 
 _LOOKED_AT = 1000  # first images that are looked for before work begins
+_LOOKED_AT_FAR_AWAY = 50  # where each look is a question to an object store
 CHOSEN_LATER = frozenset({"openvino"})  # what computes is chosen when the network is loaded
 _ANEW = "choose another --output, or give --overwrite to start anew."
 _ANEW_TOGETHER = "give all machines the same, or choose another --output."
@@ -284,13 +285,19 @@ def _find_works(shards: Sequence[Shard], existing: Existing, output: Output, *, 
 
 def _check_some_exist(source: Source) -> None:
     """Refuse a list or manifest whose paths all lead nowhere: a wrong folder is likelier than so many lost files."""
-    looked_at: list[Path] = []
+    looked_at: list[Location] = []
+    far_away = 0
     for items, _ in source.batches(range(min(source.rows, _LOOKED_AT)), 100):
-        for item in islice(items, _LOOKED_AT):
-            if not isinstance(item.image, Path) or os.path.lexists(item.image):
+        for item in items:
+            if isinstance(item.image, bytes | None) or far_away == _LOOKED_AT_FAR_AWAY or _exists(item.image):
                 return
+            far_away += isinstance(item.image, Remote)
             looked_at.append(item.image)
     message = (
         f"None of the first {len(looked_at)} images exists, beginning with {looked_at[0]}; check the paths, or give --image-root."
     )
     raise InputError(message)
+
+
+def _exists(place: Location) -> bool:
+    return place.exists() if isinstance(place, Remote) else os.path.lexists(place)

@@ -1,30 +1,30 @@
-"""Find the images of a source: a folder, a list of paths, or parquet manifests.
+"""Find the images of a source: a folder, a list of paths, parquet manifests, or WebDataset tar files; here or by URI.
 
 In: what the user named as SOURCE, and where the output goes. Out: a Source. Apart, because neither the network nor the writer
 should know where images come from.
 """
 
 import difflib
-import glob
 import os
-import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 
-from capt.errors import InputError
+from capt.errors import InputError, first_line
 from capt.images import SUPPORTED_SUFFIXES
+from capt.remote import Location, Remote, is_uri, locate
+from jobs.listing import file_names, is_pattern, matching
 from jobs.manifest import ManifestSource
 from jobs.source import IdentityCheck, Item, Shard, Source, SourceOptions, readable_text
+from jobs.tars import TAR_SUFFIX, TarSource
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
-_GLOB = re.compile(r"[*?\[]")
 
 
-def open_source(options: SourceOptions, *, output: Path | None = None) -> Source:
+def open_source(options: SourceOptions, *, output: Location | None = None) -> Source:
     """Look at a source and number its images; no image is opened.
 
     Args:
@@ -37,23 +37,45 @@ def open_source(options: SourceOptions, *, output: Path | None = None) -> Source
     Raises:
         InputError: If there is no such source, it holds no images, its columns do not fit, or ids are doubled.
     """
-    path = Path(options.source)
+    path = locate(options.source)
     try:
         if path.is_dir():
             return _open_folder(path, options, output)
         if path.is_file():
-            suffix = path.suffix.lower()
-            if suffix in PARQUET_SUFFIXES:
-                return ManifestSource([path], options)
-            if suffix in SUPPORTED_SUFFIXES:
-                return PathSource([path.name], folder=path.parent, options=options)
-            return _open_list(path, options)
+            return _open_file(path, options)
+        if is_pattern(options.source):
+            return _open_pattern(options, output)
     except OSError as error:
-        message = f"{error.filename or path} cannot be read ({error.strerror or error}); check its permissions."
+        reason = error.strerror or first_line(error)
+        message = f"{error.filename or path} cannot be read ({reason}); check its permissions."
         raise InputError(message) from error
-    if _GLOB.search(options.source) and not path.exists():
-        return ManifestSource(find_manifests(options.source, output), options)
     raise InputError(_no_such_source(path))
+
+
+def _open_file(path: Location, options: SourceOptions) -> Source:
+    suffix = path.suffix.lower()
+    if suffix in PARQUET_SUFFIXES:
+        return ManifestSource([path], options)
+    if suffix == TAR_SUFFIX:
+        return TarSource([path], options)
+    if suffix in SUPPORTED_SUFFIXES:
+        return PathSource([path.name], folder=path.parent, options=options)
+    return _open_list(path, options)
+
+
+def _open_pattern(options: SourceOptions, output: Location | None) -> Source:
+    tars = [path for path in matching(options.source) if path.suffix.lower() == TAR_SUFFIX]
+    manifests = find_manifests(options.source, output)
+    if tars and manifests:
+        message = f"{options.source} matches {tars[0].name} and {manifests[0].name}; caption tar and parquet files in two runs."
+        raise InputError(message)
+    if tars:
+        return TarSource(tars, options)
+    if manifests:
+        return ManifestSource(manifests, options)
+    remedy = "check the pattern, and quote it so that the shell leaves it alone."
+    message = f"No parquet or tar file matches {options.source}; {remedy}"
+    raise InputError(message)
 
 
 def plan_shards(rows: int, shard_size: int) -> list[Shard]:
@@ -76,18 +98,19 @@ class PathSource:
     has_references = False
     travelling = pa.schema([])
 
-    def __init__(self, names: Iterable[str], *, folder: Path, options: SourceOptions) -> None:
+    def __init__(self, names: Iterable[str], *, folder: Location, options: SourceOptions) -> None:
         """Hold the names and check them.
 
         Args:
-            names: Paths, relative to the folder or absolute, in the order of the run.
+            names: Paths, relative to the folder or absolute, or URIs, in the order of the run.
             folder: Where relative ones start.
             options: For the limit.
 
         Raises:
             InputError: If an image is named twice.
         """
-        self._folder = Path(os.path.abspath(folder))  # noqa: PTH100  resolve() would follow links, and the user named the link
+        # resolve() would follow links, and the user named the link
+        self._folder = folder if isinstance(folder, Remote) else Path(os.path.abspath(folder))  # noqa: PTH100
         self._blob = bytearray()
         self._ends = array("Q")
         check = IdentityCheck()
@@ -122,7 +145,7 @@ class PathSource:
 
     def _item(self, row: int) -> Item:
         name = self._name(row)
-        path = self._folder / name
+        path = locate(name) if is_uri(name) else self._folder / name
         return Item(image_id=readable_text(name), path=readable_text(str(path)), image=path)
 
     def _name(self, row: int) -> str:
@@ -130,127 +153,70 @@ class PathSource:
         return os.fsdecode(bytes(self._blob[start : self._ends[row]]))
 
 
-def natural_key(name: str) -> tuple[list[int | str], str]:
-    """Sort names as people do: photo2 before photo10.
-
-    Args:
-        name: Of a file or folder.
-
-    Returns:
-        A key for sorting; names that differ never compare equal.
-    """
-    parts = re.split(r"([0-9]+)", name.casefold())
-    return [int(part) if position % 2 else part for position, part in enumerate(parts)], name
-
-
-def walk(folder: Path, *, output: Path | None = None) -> Iterator[os.DirEntry[str]]:
-    """Go through a folder and its subfolders in natural order.
-
-    Hidden files and folders are left out, and so is the output. Links are followed, but no folder is entered twice.
-
-    Args:
-        folder: Where to begin.
-        output: Where the run writes.
-
-    Yields:
-        Everything that is not a folder; `path` begins with the folder's own path.
-    """
-    entered = {_identity(folder)}
-    forbidden = None if output is None or not output.exists() else _identity(output)
-    stack = [iter(_sorted_entries(folder))]
-    while stack:
-        entry = next(stack[-1], None)
-        if entry is None:
-            stack.pop()
-        elif not _is(entry.is_dir):
-            if forbidden is None or not _is(entry.is_file) or _identity(entry) != forbidden:
-                yield entry
-        elif (identity := _identity(entry)) not in entered and identity != forbidden:
-            entered.add(identity)
-            stack.append(iter(_sorted_entries(entry)))
-
-
-def _is(question: Callable[[], bool]) -> bool:
-    try:
-        return question()
-    except OSError:  # a link that leads to itself is neither folder nor file
-        return False
-
-
-def _identity(entry: os.DirEntry[str] | Path) -> tuple[int, int]:
-    status = entry.stat()
-    return status.st_dev, status.st_ino
-
-
-def _sorted_entries(folder: os.DirEntry[str] | Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(visible, key=lambda entry: natural_key(entry.name))
-
-
-def find_manifests(pattern: Path | str, output: Path | None) -> list[Path]:
+def find_manifests(pattern: Location | str, output: Location | None) -> list[Location]:
     """Find parquet files.
 
     Args:
-        pattern: A folder, searched with its subfolders, or a glob.
+        pattern: A folder, searched with its subfolders, or a pattern (`jobs.listing.matching`).
         output: Where the run writes; what lies there is left out.
 
     Returns:
-        Paths in natural order; for a folder perhaps none.
-
-    Raises:
-        InputError: If a glob matches no parquet file.
+        Places in natural order; for a folder perhaps none.
     """
-    if isinstance(pattern, Path):
-        candidates = [Path(entry.path) for entry in walk(pattern, output=output) if _is(entry.is_file)]
-    else:
-        names = glob.glob(pattern, recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
-        candidates = [Path(name) for name in sorted(names, key=natural_key)]
-    forbidden = None if output is None else output.absolute()
-    files = [
+    candidates = _below(pattern, output) if not isinstance(pattern, str) else matching(pattern)
+    return [
         path
         for path in candidates
-        if path.suffix.lower() in PARQUET_SUFFIXES and path.absolute() != forbidden and not _is_own_shard(path, forbidden)
+        if path.suffix.lower() in PARQUET_SUFFIXES and not (output is not None and _is_own_output(path, output))
     ]
-    if not files and not isinstance(pattern, Path):
-        message = f"No parquet file matches {pattern}; check the pattern, and quote it so that the shell leaves it alone."
-        raise InputError(message)
-    return files
 
 
-def _is_own_shard(path: Path, output: Path | None) -> bool:
-    return path.absolute().parent == output and path.name.startswith("captions-")
+def _below(folder: Location, output: Location | None) -> list[Location]:
+    return [folder / name for name in file_names(folder, output=output)]
 
 
-def _open_folder(folder: Path, options: SourceOptions, output: Path | None) -> Source:
+def _is_own_output(path: Location, output: Location) -> bool:
+    """Tell whether a file is the output, or one of its shards."""
+    if isinstance(path, Remote):
+        return path.is_below(output)
+    return path.absolute() == Path(str(output)).absolute() or (
+        path.absolute().parent == Path(str(output)).absolute() and path.name.startswith("captions-")
+    )
+
+
+def _open_folder(folder: Location, options: SourceOptions, output: Location | None) -> Source:
     source = PathSource(_image_names(folder, output), folder=folder, options=options)
     if source.rows:
         if options.split is not None:
             message = "--split chooses rows of a parquet manifest, but the source is a folder of images; leave it out."
             raise InputError(message)
         return source
+    files = _below(folder, output)
+    tars = [path for path in files if path.suffix.lower() == TAR_SUFFIX]
+    if tars:  # img2dataset lays a parquet file without images beside each
+        return TarSource(tars, options)
     manifests = find_manifests(folder, output)
     if manifests:
         return ManifestSource(manifests, options)
     endings = ", ".join(sorted(SUPPORTED_SUFFIXES))
-    others = sum(1 for _ in walk(folder, output=output))
-    content = f"none of its {others} files" if others else "no file in it"
-    message = f"{folder} holds no images: {content} ends in {endings} or .parquet."
+    content = f"none of its {len(files)} files" if files else "no file in it"
+    message = f"{folder} holds no images: {content} ends in {endings}, .parquet or .tar."
     raise InputError(message)
 
 
-def _image_names(folder: Path, output: Path | None) -> Iterator[str]:
-    for entry in walk(folder, output=output):
-        if os.path.splitext(entry.name)[1].lower() in SUPPORTED_SUFFIXES:  # noqa: PTH122  a Path for each of a million names
-            yield os.path.relpath(entry.path, folder).replace(os.sep, "/")
+def _image_names(folder: Location, output: Location | None) -> Iterator[str]:
+    for name in file_names(folder, output=output):
+        if os.path.splitext(name)[1].lower() in SUPPORTED_SUFFIXES:  # noqa: PTH122  a Path for each of a million names
+            yield name
 
 
-def _open_list(path: Path, options: SourceOptions) -> PathSource:
+def _open_list(path: Location, options: SourceOptions) -> PathSource:
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if b"\0" in content:
         endings = ", ".join(sorted(SUPPORTED_SUFFIXES))
         message = (
-            f"{path} is neither text nor an image nor parquet; give a list of paths, a file ending in {endings} or .parquet."
+            f"{path} is neither text nor an image nor parquet nor tar; give a list of paths, or a file ending in {endings}, "
+            ".parquet or .tar."
         )
         raise InputError(message)
     names = (os.fsdecode(line.strip()) for line in content.split(b"\n") if line.strip())
@@ -261,11 +227,13 @@ def _open_list(path: Path, options: SourceOptions) -> PathSource:
     return source
 
 
-def _no_such_source(path: Path) -> str:
+def _no_such_source(path: Location) -> str:
+    if isinstance(path, Remote):
+        return f"There is no {path}; give a folder, a list of paths, parquet or tar files that are there."
     try:
         siblings = [entry.name for entry in path.absolute().parent.iterdir()]
     except OSError:
-        return f"There is no {path}, nor a folder {path.parent}; give a folder, a list of paths or a parquet manifest."
+        return f"There is no {path}, nor a folder {path.parent}; give a folder, a list of paths, parquet or tar files."
     similar = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f"did you mean {path.parent / similar[0]}?" if similar else "give a folder, a list of paths or a parquet manifest."
+    hint = f"did you mean {path.parent / similar[0]}?" if similar else "give a folder, a list of paths, parquet or tar files."
     return f"There is no {path}; {hint}"

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from capt.errors import InputError
 from capt.images import DEFAULT_MAX_PIXELS
+from capt.remote import Location
 
 _NAMED_DOUBLES = 3
 
@@ -31,7 +32,7 @@ class SourceOptions:
     """
 
     source: str
-    image_root: Path | None = None
+    image_root: Location | None = None
     split: str | None = None
     limit: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -51,11 +52,11 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One image to caption: a path, or bytes from a manifest, or neither when the manifest has none in this row."""
+    """One image to caption: where it lies, or bytes from a manifest, or neither when the manifest has none in this row."""
 
     image_id: str
     path: str | None
-    image: Path | bytes | None
+    image: Location | bytes | None
     references: tuple[str, ...] | None = None
 
 

@@ -8,19 +8,19 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from capt.captions import Fingerprint
 from capt.errors import OutputError
 from capt.files import write_whole
+from capt.remote import Location, Remote
 
 _AGREEMENT = ".agreement.json"
 _SESSIONS = ".session-*.json"
 _EXTENDING = ".extending"
 
 
-def agree(folder: Path, fingerprint: Fingerprint) -> Fingerprint:
+def agree(folder: Location, fingerprint: Fingerprint) -> Fingerprint:
     """Let the first machine that begins decide what the run is made with, whatever `auto` came to on each.
 
     Args:
@@ -45,8 +45,11 @@ def agree(folder: Path, fingerprint: Fingerprint) -> Fingerprint:
     return read_agreement(folder) or fingerprint
 
 
-def _write_first(path: Path, text: str) -> None:
-    """Write a file, whole, unless another machine has done so before."""
+def _write_first(path: Location, text: str) -> None:
+    """Write a file, whole, unless another machine has done so before; of an object, the last of two written at once stays."""
+    if isinstance(path, Remote):
+        write_whole(path, text.encode())
+        return
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -62,7 +65,7 @@ def _write_first(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_agreement(folder: Path) -> Fingerprint | None:
+def read_agreement(folder: Location) -> Fingerprint | None:
     """Read what was decided.
 
     Args:
@@ -84,7 +87,7 @@ def read_agreement(folder: Path) -> Fingerprint | None:
         raise OutputError(message) from error
 
 
-def tell_session(folder: Path, report: Mapping[str, object]) -> None:
+def tell_session(folder: Location, report: Mapping[str, object]) -> None:
     """Leave word of how a machine's start went.
 
     Args:
@@ -97,7 +100,7 @@ def tell_session(folder: Path, report: Mapping[str, object]) -> None:
     write_whole(folder / f".session-{uuid.uuid4().hex}.json", json.dumps(dict(report)).encode())
 
 
-def read_sessions(folder: Path) -> Sequence[Mapping[str, Any]]:
+def read_sessions(folder: Location) -> Sequence[Mapping[str, Any]]:
     """Read how the machines' starts went.
 
     Args:
@@ -113,7 +116,7 @@ def read_sessions(folder: Path) -> Sequence[Mapping[str, Any]]:
     return sorted((each for each in sessions if isinstance(each, dict)), key=lambda each: str(each.get("started", "")))
 
 
-def begin_extending(folder: Path) -> None:
+def begin_extending(folder: Location) -> None:
     """Leave word that the shards are not, in their order, those of the source: until run.json says so, it must be known.
 
     Args:
@@ -125,7 +128,7 @@ def begin_extending(folder: Path) -> None:
     write_whole(folder / _EXTENDING, b"")
 
 
-def is_extending(folder: Path) -> bool:
+def is_extending(folder: Location) -> bool:
     """Tell whether an extension has begun there that was not finished.
 
     Args:
@@ -137,7 +140,7 @@ def is_extending(folder: Path) -> bool:
     return (folder / _EXTENDING).exists()
 
 
-def forget(folder: Path) -> None:
+def forget(folder: Location) -> None:
     """Remove all of it: the run is complete, or begins anew.
 
     Args:

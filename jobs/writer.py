@@ -7,23 +7,22 @@ hold the network up.
 import queue
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from capt.captions import shard_name, write_captions
 from capt.errors import OutputError
+from capt.remote import Location, open_parquet
 from jobs.loading import Work
 from jobs.progress import Stage, Stages
 
 _SHARDS_AHEAD = 2
 
 
-def write_shard(folder: Path, work: Work, tables: Sequence[pa.Table], schema: pa.Schema) -> None:
+def write_shard(folder: Location, work: Work, tables: Sequence[pa.Table], schema: pa.Schema) -> None:
     """Write or mend one shard.
 
     Args:
@@ -42,9 +41,9 @@ def write_shard(folder: Path, work: Work, tables: Sequence[pa.Table], schema: pa
     write_captions([table], schema, path)
 
 
-def _mend(path: Path, work: Work, mended: pa.Table) -> pa.Table:
+def _mend(path: Location, work: Work, mended: pa.Table) -> pa.Table:
     try:
-        old = pq.ParquetFile(path).read().cast(mended.schema)
+        old = open_parquet(path).read().cast(mended.schema)
     except (OSError, pa.ArrowException) as error:
         message = f"{path} cannot be read any more; remove it and start the same command again."
         raise OutputError(message) from error
@@ -56,7 +55,7 @@ def _mend(path: Path, work: Work, mended: pa.Table) -> pa.Table:
 class Writer:
     """Writes shards in a thread of its own; used in a `with`, at whose end everything handed over is on disk."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, stages: Stages) -> None:
+    def __init__(self, folder: Location, schema: pa.Schema, stages: Stages) -> None:
         """Start nothing yet.
 
         Args:

@@ -197,7 +197,7 @@ def test_defaults_are_those_of_the_options() -> None:
     assert not network.checkpoints
     search = DecodingOptions()
     assert {field.name: defaults[field.name] for field in fields(search)} == asdict(search)
-    assert defaults["output"] == output.path
+    assert defaults["output"] == str(output.path)
 
 
 def test_refusals_come_before_torch(job: Job, photos: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capt.errors import InputError
-from jobs.reader import natural_key, open_source, plan_shards
+from jobs.listing import natural_key
+from jobs.reader import open_source, plan_shards
 from jobs.source import IdentityCheck, Item, ReferenceBook, Source, SourceOptions, readable_text
 
 
@@ -157,7 +158,7 @@ def test_refusals(tmp_path: Path) -> None:
         "fotos": r"did you mean .*photos\?",
         "nowhere/photos": "nor a folder",
         "unlike-anything-here": "give a folder, a list",
-        "*.parquet": "No parquet file matches",
+        "*.parquet": "No parquet or tar file matches",
     }
     for name, sentence in expected.items():
         with pytest.raises(InputError, match=sentence):

@@ -29,6 +29,11 @@ def rows(path: Path) -> list[dict[str, object]]:
     return list(read_captions(path).to_pylist())
 
 
+def written(folder: Path) -> dict[int, int]:
+    """Tell when each shard was written last."""
+    return {number: (folder / shard_name(number)).stat().st_mtime_ns for number in shard_paths(folder)}
+
+
 def encoded(image: Image.Image, name: str) -> bytes:
     """Give the bytes of an image file."""
     buffer = io.BytesIO()
@@ -92,13 +97,13 @@ def test_interrupted_run_goes_on(options: RunOptions, tmp_path: Path, opened_ima
     """Missing shards are captioned, finished ones are kept as they are and their images are not opened."""
     do(options)
     complete = rows(tmp_path / "out")
-    before = {number: path.stat().st_mtime_ns for number, path in shard_paths(tmp_path / "out").items()}
+    before = written(tmp_path / "out")
     (tmp_path / "out" / RUN_FILE).unlink()
     (tmp_path / "out" / shard_name(1)).unlink()
     (tmp_path / "out" / f"{shard_name(1)}.tmp").write_text("half")
     opened_images.clear()
     do(options)
-    after = {number: path.stat().st_mtime_ns for number, path in shard_paths(tmp_path / "out").items()}
+    after = written(tmp_path / "out")
     assert rows(tmp_path / "out") == complete
     assert sorted(opened_images) == [row["image_id"] for row in complete[3:6]]
     assert (after[0], after[2]) == (before[0], before[2])
