@@ -75,10 +75,10 @@ class Plan:
         return sum(len(work.rows) for work in self.works)
 
     @property
-    def failed_before(self) -> int:
-        """How many rows of a complete run have no caption."""
-        failed = (self.report or {}).get("failed")
-        return sum(failed.values()) if isinstance(failed, dict) else 0
+    def failed_before(self) -> Mapping[str, int] | None:
+        """How many rows of a complete run have no caption, by kind; None while it is not complete."""
+        failed = None if self.report is None else self.report.get("failed")
+        return failed if isinstance(failed, dict) else None
 
 
 def prepare(options: RunOptions) -> Plan:

@@ -19,9 +19,8 @@ from capt.captions import RUN_FILE, read_captions, shard_name, shard_paths
 from capt.errors import CaptError, InputError, OutputError
 from jobs.options import RunOptions
 from jobs.plan import describe, prepare
-from jobs.progress import Reporter
-from jobs.run import Outcome, run
-from tests.running import change, do, said
+from jobs.run import Outcome
+from tests.running import carry_out, change, do, said
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -205,7 +204,7 @@ def test_two_runs_into_one_folder(options: RunOptions, tmp_path: Path) -> None:
     """While a run writes, another into the same folder is refused."""
     plan = prepare(options)
     with plan.output.prepared(overwrite=False), pytest.raises(OutputError, match="Another capt-batch run is writing"):
-        run(prepare(options), Reporter(quiet=True))
+        carry_out(prepare(options))
     assert not shard_paths(tmp_path / "out")
     assert do(options) == Outcome(failed=0)
 
@@ -444,7 +443,7 @@ def test_source_that_breaks_later_ends_the_run(options: RunOptions, manifest: Pa
     plan = prepare(change(options, source=str(manifest)))
     manifest.unlink()
     with pytest.raises(InputError, match="cannot be read") as caught:
-        run(plan, Reporter(quiet=True))
+        carry_out(plan)
     assert caught.value.during_work
 
 
@@ -453,7 +452,7 @@ def test_vanished_image_is_a_failed_row(options: RunOptions, photos: Path, tmp_p
     folder = shutil.copytree(photos, tmp_path / "photos")
     plan = prepare(change(options, source=str(folder)))
     (folder / "cat.jpg").unlink()
-    assert run(plan, Reporter(quiet=True)) == Outcome(failed=1)
+    assert carry_out(plan) == Outcome(failed=1)
     assert {row["image_id"]: row["error"] for row in rows(tmp_path / "out") if row["error"]} == {
         "cat.jpg": "not_found: There is no file at this path."
     }
@@ -473,7 +472,7 @@ def test_changed_checkpoint_is_noticed(options: RunOptions, tiny_checkpoint: Pat
     plan = prepare(change(options, checkpoint=copy))
     plan = replace(plan, fingerprint=replace(plan.fingerprint, checkpoint_sha256="0" * 64))
     with pytest.raises(CaptError, match="changed while it was read"):
-        run(plan, Reporter(quiet=True))
+        carry_out(plan)
 
 
 @pytest.fixture(autouse=True)
