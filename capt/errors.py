@@ -58,6 +58,7 @@ class FailureKind(StrEnum):
     TOO_LARGE = "too_large"
     CORRUPT = "corrupt"
     NO_IMAGE = "no_image"
+    TIMEOUT = "timeout"
 
 
 class ImageError(CaptError):

@@ -76,6 +76,12 @@ def run(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Larger images are refused: decompression bombs.", rich_help_panel="Input")
     ] = 120_000_000,
+    image_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.0, metavar="SECONDS", help="An image that takes longer to open is failed; 0 waits.", rich_help_panel="Input"
+        ),
+    ] = 60.0,
     checkpoint: Annotated[
         list[Path] | None,
         typer.Option(
@@ -159,6 +165,7 @@ def run(
             split=split,
             limit=limit,
             max_pixels=max_pixels,
+            image_timeout=image_timeout,
             references=references,
         ),
         network=NetworkOptions(

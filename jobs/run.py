@@ -131,6 +131,7 @@ class _Session:
             batch_size=options.network.batch_size,
             workers=options.network.workers,
             max_pixels=options.source.max_pixels,
+            image_timeout=options.source.image_timeout,
             preprocessing=self.plan.preprocessing,
         )
 

@@ -5,6 +5,7 @@ and not the others.
 """
 
 import hashlib
+import math
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import pyarrow as pa
 from capt.errors import InputError
 from capt.images import DEFAULT_MAX_PIXELS
 
+DEFAULT_IMAGE_TIMEOUT = 60.0
 _NAMED_DOUBLES = 3
 
 
@@ -27,7 +29,7 @@ class SourceOptions:
 
     `limit` is the number of images to take from the start. `image_root` is what relative paths in a list or manifest start
     from; by default the folder that the list or manifest is in. `split` keeps the rows of a manifest whose column `split`
-    says so.
+    says so. `image_timeout` is the seconds that opening an image may take, 0 any.
     """
 
     source: str
@@ -35,6 +37,7 @@ class SourceOptions:
     split: str | None = None
     limit: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
+    image_timeout: float = DEFAULT_IMAGE_TIMEOUT
     references: Path | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +50,9 @@ class SourceOptions:
             if value is not None and value < 1:
                 message = f"--{name} must be at least 1, not {value}."
                 raise InputError(message)
+        if not 0 <= self.image_timeout < math.inf:
+            message = f"--image-timeout is a number of seconds, or 0 to wait for ever, not {self.image_timeout:g}."
+            raise InputError(message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

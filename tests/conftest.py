@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.running import job, opened_images, options, start, undisturbed  # noqa: F401 - fixtures
+from tests.stalling import stalling  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from capt.model import Captioner
