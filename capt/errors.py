@@ -59,6 +59,7 @@ class FailureKind(StrEnum):
     CORRUPT = "corrupt"
     NO_IMAGE = "no_image"
     TIMEOUT = "timeout"
+    OUTSIDE = "outside"
 
 
 class ImageError(CaptError):

@@ -68,6 +68,12 @@ def run(
     image_root: Annotated[
         Path | None, typer.Option(help="Where relative paths in a list or manifest begin.", rich_help_panel="Input")
     ] = None,
+    allow_outside: Annotated[
+        bool,
+        typer.Option(
+            "--allow-outside", help="Let a manifest's paths lead out of --image-root, or its folder.", rich_help_panel="Input"
+        ),
+    ] = False,
     references: Annotated[
         Path | None, typer.Option(help="Human captions, whose likelihoods are stored too.", rich_help_panel="Input")
     ] = None,
@@ -167,6 +173,7 @@ def run(
             max_pixels=max_pixels,
             image_timeout=image_timeout,
             references=references,
+            allow_outside=allow_outside,
         ),
         network=NetworkOptions(
             checkpoints=checkpoint or (),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +22,7 @@ from capt.errors import FailureKind, ImageError, InputError
 from capt.images import Preprocessing, open_image, to_array
 from jobs.patience import PatientPool
 from jobs.progress import Stage, Stages
-from jobs.source import Item, Shard, Source
+from jobs.source import Item, Shard, Source, readable_text
 
 _BATCHES_AHEAD = 3
 _PATIENCE = 0.2  # seconds between looks at whether to stop
@@ -71,7 +72,7 @@ class LoadingOptions:
     workers: int
     max_pixels: int
     preprocessing: Preprocessing
-    image_timeout: float = 0.0
+    image_timeout: float
 
 
 def load_image(item: Item, options: LoadingOptions) -> Loaded:
@@ -87,12 +88,21 @@ def load_image(item: Item, options: LoadingOptions) -> Loaded:
     if item.image is None:
         return Loaded(error=ImageError(FailureKind.NO_IMAGE, "The manifest has neither bytes nor a path in this row."))
     try:
+        if item.is_outside():
+            raise _outside(item)
         image = open_image(item.image, max_pixels=options.max_pixels)
         return Loaded(pixels=to_array(image, options.preprocessing), width=image.width, height=image.height)
     except ImageError as error:
         return Loaded(error=error.with_traceback(None))
     except MemoryError:
         return Loaded(error=ImageError(FailureKind.TOO_LARGE, "Decoding the image needs more memory than there is."))
+
+
+def _outside(item: Item) -> ImageError:
+    name, folder = Path(str(item.image)), Path(str(item.within))
+    shown = name.relative_to(folder) if name.is_relative_to(folder) else name
+    reason = f"{shown} lies outside {folder}; give --image-root a folder that holds it, or --allow-outside."
+    return ImageError(FailureKind.OUTSIDE, readable_text(reason))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +118,7 @@ class Loader:
     """Loads the images of some works in the background, in order; used in a `with`, so that its threads always end."""
 
     def __init__(self, source: Source, works: Sequence[Work], options: LoadingOptions, stages: Stages) -> None:
-        """Start nothing yet.
+        """Read nothing yet.
 
         Args:
             source: Where rows come from; used by one thread only.

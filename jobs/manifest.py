@@ -62,6 +62,7 @@ class ManifestSource:
             InputError: If a file is no parquet, the files differ, no column is usable, no row is left, or ids are doubled.
         """
         self._root = options.image_root
+        self._allow_outside = options.allow_outside
         self._groups, schema = _survey(files)
         self._starts = [group.start for group in self._groups]
         self._file_starts = {group.file: group.start for group in reversed(self._groups)}
@@ -121,6 +122,7 @@ class ManifestSource:
             path=None if path is None else str(path),
             image=path if content is None else content,
             references=references or None,
+            within=None if path is None or self._allow_outside else folder,
         )
 
     def _select(self, options: SourceOptions, first: Path) -> Sequence[int] | NDArray[np.int64]:

@@ -9,7 +9,6 @@ import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 from capt.captions import Fingerprint
@@ -22,7 +21,7 @@ from jobs.loading import Work
 from jobs.options import AUTO, RunOptions
 from jobs.output import NOT_IN_SOURCE, Existing, Output
 from jobs.reader import open_source, plan_shards
-from jobs.source import ReferenceBook, Shard, Source
+from jobs.source import Item, ReferenceBook, Shard, Source
 
 _LOOKED_AT = 1000  # first images that are looked for before work begins
 CHOSEN_LATER = frozenset({"openvino"})  # what computes is chosen when the network is loaded
@@ -283,13 +282,24 @@ def _find_works(shards: Sequence[Shard], existing: Existing, output: Output, *, 
 
 
 def _check_some_exist(source: Source) -> None:
-    """Refuse a list or manifest whose paths all lead nowhere: a wrong folder is likelier than so many lost files."""
+    """Refuse a list or manifest whose paths all lead nowhere, or out: a wrong folder is likelier than so many lost files."""
     looked_at: list[Path] = []
+    outside: list[Item] = []
     for items, _ in source.batches(range(min(source.rows, _LOOKED_AT)), 100):
-        for item in islice(items, _LOOKED_AT):
-            if not isinstance(item.image, Path) or os.path.lexists(item.image):
+        for item in items:
+            if not isinstance(item.image, Path):
+                return
+            if item.is_outside():
+                outside.append(item)
+            elif os.path.lexists(item.image):
                 return
             looked_at.append(item.image)
+    if len(outside) == len(looked_at):
+        message = (
+            f"The manifest's first {len(looked_at)} images all lie outside {outside[0].within}, beginning with {looked_at[0]}; "
+            "give --image-root a folder that holds them, or --allow-outside if you trust who wrote it."
+        )
+        raise InputError(message)
     message = (
         f"None of the first {len(looked_at)} images exists, beginning with {looked_at[0]}; check the paths, or give --image-root."
     )

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from capt.errors import InputError
 from capt.images import DEFAULT_MAX_PIXELS
+from capt.inside import lies_inside
 
 DEFAULT_IMAGE_TIMEOUT = 60.0
 _NAMED_DOUBLES = 3
@@ -29,7 +30,8 @@ class SourceOptions:
 
     `limit` is the number of images to take from the start. `image_root` is what relative paths in a list or manifest start
     from; by default the folder that the list or manifest is in. `split` keeps the rows of a manifest whose column `split`
-    says so. `image_timeout` is the seconds that opening an image may take, 0 any.
+    says so. `allow_outside` lets the paths of a manifest lead out of that folder. `image_timeout` is the seconds that opening
+    an image may take, 0 any.
     """
 
     source: str
@@ -39,6 +41,7 @@ class SourceOptions:
     max_pixels: int = DEFAULT_MAX_PIXELS
     image_timeout: float = DEFAULT_IMAGE_TIMEOUT
     references: Path | None = None
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers.
@@ -57,12 +60,20 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One image to caption: a path, or bytes from a manifest, or neither when the manifest has none in this row."""
+    """One image to caption: a path, or bytes from a manifest, or neither when the manifest has none in this row.
+
+    `within` is the folder that the path must lead into, where somebody else wrote it.
+    """
 
     image_id: str
     path: str | None
     image: Path | bytes | None
     references: tuple[str, ...] | None = None
+    within: Path | None = None
+
+    def is_outside(self) -> bool:
+        """Whether the path leads out of the folder in which it must stay."""
+        return self.within is not None and isinstance(self.image, Path) and not lies_inside(self.image, self.within)
 
 
 @dataclass(frozen=True, kw_only=True)

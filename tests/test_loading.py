@@ -20,7 +20,7 @@ from jobs.progress import Stages
 from jobs.source import Item, Shard
 from tests.stalling import StallingFile
 
-OPTIONS = LoadingOptions(batch_size=2, workers=3, max_pixels=10**6, preprocessing=INCEPTION)
+OPTIONS = LoadingOptions(batch_size=2, workers=3, max_pixels=10**6, preprocessing=INCEPTION, image_timeout=0.0)
 
 
 class Numbers:
