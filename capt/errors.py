@@ -58,6 +58,8 @@ class FailureKind(StrEnum):
     TOO_LARGE = "too_large"
     CORRUPT = "corrupt"
     NO_IMAGE = "no_image"
+    TIMEOUT = "timeout"
+    OUTSIDE = "outside"
 
 
 class ImageError(CaptError):

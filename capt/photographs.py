@@ -1,19 +1,20 @@
 """Find photographs by id, in a folder or in parquet manifests, and give their bytes or paths; none is decoded here.
 
 In: where the photographs are, and ids. Out: for each id found a path or the bytes of a file, for `capt.images.open_image`. Apart,
-because the judge shows photographs that the job captioned, and knows nothing of the job. An id is somebody else's text: it never
-leads out of the folder.
+because the judge shows photographs that the job captioned, and knows nothing of the job. An id, or a path in a
+manifest, is somebody else's text: it never leads out of the folder.
 """
 
 import glob
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capt.errors import InputError, first_line
 from capt.images import SUPPORTED_SUFFIXES
+from capt.inside import goes_down, lies_inside
 
 _ID_COLUMNS = ("image_id", "key", "img_id", "filename", "path")
 _BYTES_COLUMNS = ("image", "jpg")
@@ -51,10 +52,9 @@ def _in_folder(folder: Path, wanted: Mapping[str, None]) -> dict[str, Path | byt
     """Take ids for paths under the folder; what is not there by its whole name is looked for without its ending."""
     found: dict[str, Path | bytes] = {}
     for image_id in wanted:
-        relative = PurePosixPath(image_id)
-        if relative.is_absolute() or ".." in relative.parts or "\0" in image_id:
+        if not goes_down(image_id):
             continue
-        path = folder / relative
+        path = folder / image_id
         if path.is_file():
             found[image_id] = path
     if missing := [image_id for image_id in wanted if image_id not in found]:
@@ -141,4 +141,5 @@ def _content(value: object, folder: Path) -> Path | bytes | None:
         return content if isinstance(content, bytes) else _content(value.get("path"), folder)
     if isinstance(value, bytes):
         return value
-    return folder / value if isinstance(value, str) and value else None
+    path = folder / value if isinstance(value, str) and value else None
+    return path if path is None or lies_inside(path, folder) else None

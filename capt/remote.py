@@ -11,6 +11,7 @@ An object appears under its name when its last byte has arrived, whole; there ar
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import cached_property, lru_cache
@@ -90,8 +91,8 @@ class Remote:
         return self.path[len(folder.path) + 1 :]
 
     def is_below(self, folder: object) -> bool:
-        """Tell whether it is a folder, or lies in it."""
-        return str(self) == str(folder) or str(self).startswith(f"{folder}/")
+        """Tell whether it is a folder, or lies in it; a path with `..` in it does not, whatever the store takes that for."""
+        return ".." not in self.path.split("/") and f"{self}/".startswith(f"{folder}/")
 
     def exists(self) -> bool:
         """Whether there is a file or a folder of this name."""
@@ -107,7 +108,10 @@ class Remote:
 
     @property
     def _kind(self) -> fs.FileType:
-        return self._try(lambda: self._store.get_file_info(self.path)).type
+        try:
+            return self._try(lambda: self._store.get_file_info(self.path)).type
+        except FileNotFoundError:
+            return fs.FileType.NotFound
 
     @property
     def _store(self) -> fs.FileSystem:
@@ -216,6 +220,8 @@ class Remote:
             except OSError as error:
                 if _is_final(error):
                     raise _shortened(error) from error
+            except pa.ArrowInvalid as error:  # a name that no object can have
+                raise FileNotFoundError(first_line(error)) from error
             time.sleep(pause)
         try:
             return action()
@@ -298,6 +304,22 @@ def locate(text: str | Path) -> Location:
         raise InputError(message)
     filesystem, path = _find(str(text).partition("?")[0] if scheme == "hf" else str(text), scheme)
     return Remote(filesystem, path)
+
+
+def place_in(folder: Location, name: str) -> Location:
+    """Find what a name in somebody's list or manifest means.
+
+    Args:
+        folder: Where relative names begin.
+        name: A path, relative to the folder or absolute, or a URI.
+
+    Returns:
+        The place; of a URI that names none, a file in the folder that is not there.
+    """
+    if is_uri(name):
+        with suppress(InputError):
+            return locate(name)
+    return folder / name
 
 
 def _find(uri: str, scheme: str) -> tuple[FileSystem, str]:

@@ -8,25 +8,16 @@ import math
 import os
 import shlex
 import sys
-from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from capt.errors import DEBUG, CaptError, unforeseen
+from jobs.exit_codes import ExitCode, exit_code
 from jobs.training.cli import INTERRUPTED, Train, average, recipes, train, vectors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-class ExitCode(IntEnum):
-    """How `capt-batch` ends."""
-
-    DONE = 0
-    FAILED_IMAGES = 1
-    USAGE = 2
-    ERROR_DURING_WORK = 3
 
 
 def main() -> None:
@@ -35,7 +26,7 @@ def main() -> None:
         app()
     except CaptError as error:
         typer.echo(f"capt-batch: {error}", err=True)
-        sys.exit(ExitCode.ERROR_DURING_WORK if error.during_work else ExitCode.USAGE)
+        sys.exit(exit_code(error))
     except KeyboardInterrupt:
         typer.echo("capt-batch: Interrupted.", err=True)
         sys.exit(INTERRUPTED)
@@ -43,7 +34,7 @@ def main() -> None:
         if os.environ.get(DEBUG):
             raise
         typer.echo(f"capt-batch: {unforeseen(error)}", err=True)
-        sys.exit(ExitCode.ERROR_DURING_WORK)
+        sys.exit(exit_code(error))
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -82,6 +73,12 @@ def run(
     image_root: Annotated[
         str | None, typer.Option(help="Where relative paths in a list or manifest begin.", rich_help_panel="Input")
     ] = None,
+    allow_outside: Annotated[
+        bool,
+        typer.Option(
+            "--allow-outside", help="Let a manifest's paths lead out of --image-root, or its folder.", rich_help_panel="Input"
+        ),
+    ] = False,
     references: Annotated[
         Path | None, typer.Option(help="Human captions, whose likelihoods are stored too.", rich_help_panel="Input")
     ] = None,
@@ -90,6 +87,12 @@ def run(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Larger images are refused: decompression bombs.", rich_help_panel="Input")
     ] = 120_000_000,
+    image_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.0, metavar="SECONDS", help="An image that takes longer to open is failed; 0 waits.", rich_help_panel="Input"
+        ),
+    ] = 60.0,
     checkpoint: Annotated[
         list[Path] | None,
         typer.Option(
@@ -145,11 +148,22 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and stop.", rich_help_panel="Output")
     ] = False,
+    log_json: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Add what happens to this file, as JSON lines; - is stdout.", rich_help_panel="Output"),
+    ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.prom", help="Keep Prometheus metrics of the run in this file.", rich_help_panel="Output"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.", rich_help_panel="Output")] = False,
 ) -> None:
     """Caption every image of a folder, a list or a parquet table; started again, it goes on where it was stopped."""
     from capt.remote import locate
+    from jobs.event_log import EventLog
     from jobs.interruption import SIGNAL_EXIT
+    from jobs.metrics_file import MetricsFile
+    from jobs.narrator import Narrator
     from jobs.options import NetworkOptions, OutputOptions, RunOptions, Share, default_workers
     from jobs.plan import describe, prepare
     from jobs.progress import Reporter
@@ -163,7 +177,9 @@ def run(
             split=split,
             limit=limit,
             max_pixels=max_pixels,
+            image_timeout=image_timeout,
             references=references,
+            allow_outside=allow_outside,
         ),
         network=NetworkOptions(
             checkpoints=checkpoint or (),
@@ -191,11 +207,16 @@ def run(
             share=Share.parse(shard) if shard is not None else None,
         ),
     )
-    plan = prepare(options)
     if dry_run:
-        typer.echo("\n".join(describe(plan)), err=True)
+        typer.echo("\n".join(describe(prepare(options))), err=True)
         return
-    outcome = run_plan(plan, Reporter(quiet=quiet))
+    with Narrator(Reporter(quiet=quiet)) as narrator:
+        if log_json is not None:
+            narrator.add(EventLog(log_json))
+        if metrics is not None:
+            narrator.add(MetricsFile(metrics, output=locate(output), share=shard))
+        plan = prepare(options)
+        outcome = run_plan(plan, narrator)
     if outcome.interrupted_by is not None:
         command = shlex.join(["capt-batch", *sys.argv[1:]])
         done = f"{outcome.finished:,} of {plan.own_rows:,} images are done and kept"
@@ -212,16 +233,26 @@ def merge(
     into: Annotated[str | None, typer.Option(help="Write all shards into this .parquet file as well.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file.")] = False,
     allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit with 0 although some images failed.")] = False,
+    log_json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add what happens to this file, as JSON lines; - is stdout.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
 ) -> None:
     """Make a run complete that several machines did: check that every shard is there, and write run.json."""
     from capt.remote import locate
+    from jobs.event_log import EventLog
+    from jobs.events import Finished
     from jobs.merge import MergeOptions
     from jobs.merge import merge as merge_shards
+    from jobs.narrator import Narrator
     from jobs.progress import Reporter
 
-    summary = merge_shards(MergeOptions(output=locate(output), into=locate(into) if into else None, overwrite=overwrite))
-    Reporter(quiet=quiet).finish(summary)
+    with Narrator(Reporter(quiet=quiet)) as narrator:
+        if log_json is not None:
+            narrator.add(EventLog(log_json))
+        where = MergeOptions(output=locate(output), into=locate(into) if into else None, overwrite=overwrite)
+        summary = merge_shards(where)
+        narrator.tell(Finished(summary=summary))
     if summary.ok < summary.rows and not allow_failures:
         raise typer.Exit(ExitCode.FAILED_IMAGES)
 

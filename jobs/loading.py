@@ -7,8 +7,9 @@ the captioner, because it knows threads and no torch.
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -16,13 +17,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from capt.errors import FailureKind, ImageError
+from capt.errors import FailureKind, ImageError, InputError
 from capt.images import Preprocessing, open_image, to_array
+from jobs.patience import PatientPool
 from jobs.progress import Stage, Stages
-from jobs.source import Item, Shard, Source
+from jobs.source import Item, Shard, Source, readable_text
 
 _BATCHES_AHEAD = 3
 _PATIENCE = 0.2  # seconds between looks at whether to stop
+_GRACE = 2.0  # seconds that threads have to end in: one that stalls must not keep the program from ending
+_MOST_STALLED = 100  # threads given up at once: beyond that it is not the images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +65,13 @@ class LoadedBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadingOptions:
-    """How many images at a time, by how many threads, of what size at most, for which network."""
+    """How many images at a time, by how many threads, of what size at most, in how many seconds (0: any), for which network."""
 
     batch_size: int
     workers: int
     max_pixels: int
     preprocessing: Preprocessing
+    image_timeout: float
 
 
 def load_image(item: Item, options: LoadingOptions) -> Loaded:
@@ -82,12 +87,20 @@ def load_image(item: Item, options: LoadingOptions) -> Loaded:
     if item.image is None:
         return Loaded(error=ImageError(FailureKind.NO_IMAGE, "The manifest has neither bytes nor a path in this row."))
     try:
+        if item.is_outside():
+            raise _outside(item)
         image = open_image(item.image, max_pixels=options.max_pixels)
         return Loaded(pixels=to_array(image, options.preprocessing), width=image.width, height=image.height)
     except ImageError as error:
         return Loaded(error=error.with_traceback(None))
     except MemoryError:
         return Loaded(error=ImageError(FailureKind.TOO_LARGE, "Decoding the image needs more memory than there is."))
+
+
+def _outside(item: Item) -> ImageError:
+    shown, folder = str(item.image).removeprefix(f"{item.within}/"), item.within
+    reason = f"{shown} lies outside {folder}; give --image-root a folder that holds it, or --allow-outside."
+    return ImageError(FailureKind.OUTSIDE, readable_text(reason))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +116,7 @@ class Loader:
     """Loads the images of some works in the background, in order; used in a `with`, so that its threads always end."""
 
     def __init__(self, source: Source, works: Sequence[Work], options: LoadingOptions, stages: Stages) -> None:
-        """Start nothing yet.
+        """Read nothing yet.
 
         Args:
             source: Where rows come from; used by one thread only.
@@ -113,7 +126,7 @@ class Loader:
         """
         self._source, self._works, self._options, self._stages = source, works, options, stages
         self._queue: queue.Queue[_Pending | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
-        self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="images")
+        self._pool: PatientPool[Loaded] = PatientPool(options.workers, name="images")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
 
@@ -123,10 +136,10 @@ class Loader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End all threads; images not begun are left."""
+        """End all threads but those that stall; images not begun are left."""
         self._stopping.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._thread.join()
+        self._pool.close(grace=_GRACE)
+        self._thread.join(_GRACE)
 
     def batches(self, is_interrupted: Callable[[], bool]) -> Iterator[LoadedBatch]:
         """Give the batches as they are ready.
@@ -138,7 +151,7 @@ class Loader:
             Batches in order.
 
         Raises:
-            CaptError: If the source cannot be read any more.
+            CaptError: If the source cannot be read any more, or ever more images do not open.
         """
         while not is_interrupted():
             try:
@@ -152,11 +165,12 @@ class Loader:
             while wait(pending.images, timeout=_PATIENCE).not_done:
                 if is_interrupted():
                     return
+                self._give_up_stalled()
             yield LoadedBatch(
                 work=pending.work,
                 items=pending.items,
                 travelling=pending.travelling,
-                images=[image.result() for image in pending.images],
+                images=[self._result(image) for image in pending.images],
                 is_last=pending.is_last,
             )
 
@@ -177,10 +191,7 @@ class Loader:
             with self._stages.time(Stage.READ):
                 items, travelling = next(batches)
             done += len(items)
-            try:
-                images = [self._pool.submit(self._load, item) for item in items]
-            except RuntimeError:  # the pool was shut down in between
-                return
+            images = [self._pool.submit(partial(self._load, item)) for item in items]
             self._put(
                 _Pending(work=work, items=items, travelling=travelling, images=images, is_last=done == len(work.rows)),
             )
@@ -188,6 +199,23 @@ class Loader:
     def _load(self, item: Item) -> Loaded:
         with self._stages.time(Stage.IMAGES):
             return load_image(item, self._options)
+
+    def _give_up_stalled(self) -> None:
+        if self._options.image_timeout:
+            self._pool.give_up(self._options.image_timeout)
+        if self._pool.stalled > _MOST_STALLED:
+            message = (
+                f"More than {_MOST_STALLED} images do not open, each for more than {self._options.image_timeout:g} s: "
+                "where they are stored nothing can be read; mend that and start the same command again."
+            )
+            raise InputError(message)
+
+    def _result(self, image: Future[Loaded]) -> Loaded:
+        try:
+            return image.result()
+        except TimeoutError:
+            reason = f"Opening the image took more than {self._options.image_timeout:g} s (--image-timeout)."
+            return Loaded(error=ImageError(FailureKind.TIMEOUT, reason))
 
     def _put(self, value: "_Pending | BaseException | None") -> None:
         while not self._stopping.is_set():

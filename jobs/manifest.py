@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from capt.errors import InputError, first_line
-from capt.remote import Location, Remote, is_uri, locate, open_parquet
+from capt.remote import Location, Remote, open_parquet, place_in
 from jobs.columns import ImageColumn, choose_columns
 from jobs.source import IdentityCheck, Item, SourceOptions
 
@@ -62,6 +62,7 @@ class ManifestSource:
             InputError: If a file is no parquet, the files differ, no column is usable, no row is left, or ids are doubled.
         """
         self._root = options.image_root
+        self._allow_outside = options.allow_outside
         self._groups, schema = _survey(files)
         self._starts = [group.start for group in self._groups]
         self._file_starts = {group.file: group.start for group in reversed(self._groups)}
@@ -113,7 +114,7 @@ class ManifestSource:
         image = values[self.columns.image]
         content = image.get("bytes") if isinstance(image, dict) else image if self.columns.kind is ImageColumn.BYTES else None
         name = image.get("path") if isinstance(image, dict) else image if self.columns.kind is ImageColumn.PATH else None
-        path = None if content is not None or not name else locate(name) if is_uri(name) else folder / name
+        path = None if content is not None or not name else place_in(folder, name)
         texts = values[self.columns.references] if self.columns.references is not None else None
         references = tuple(text for text in texts or () if text is not None)
         return Item(
@@ -121,6 +122,7 @@ class ManifestSource:
             path=None if path is None else str(path),
             image=path if content is None else content,
             references=references or None,
+            within=None if path is None or self._allow_outside else folder,
         )
 
     def _select(self, options: SourceOptions, first: Location) -> Sequence[int] | NDArray[np.int64]:

@@ -22,7 +22,7 @@ from jobs.loading import Work
 from jobs.options import AUTO, RunOptions
 from jobs.output import NOT_IN_SOURCE, Existing, Output
 from jobs.reader import open_source, plan_shards
-from jobs.source import ReferenceBook, Shard, Source
+from jobs.source import Item, ReferenceBook, Shard, Source
 
 _LOOKED_AT = 1000  # first images that are looked for before work begins
 _LOOKED_AT_FAR_AWAY = 50  # where each look is a question to an object store
@@ -76,10 +76,10 @@ class Plan:
         return sum(len(work.rows) for work in self.works)
 
     @property
-    def failed_before(self) -> int:
-        """How many rows of a complete run have no caption."""
-        failed = (self.report or {}).get("failed")
-        return sum(failed.values()) if isinstance(failed, dict) else 0
+    def failed_before(self) -> Mapping[str, int] | None:
+        """How many rows of a complete run have no caption, by kind; None while it is not complete."""
+        failed = None if self.report is None else self.report.get("failed")
+        return failed if isinstance(failed, dict) else None
 
 
 def prepare(options: RunOptions) -> Plan:
@@ -284,15 +284,26 @@ def _find_works(shards: Sequence[Shard], existing: Existing, output: Output, *, 
 
 
 def _check_some_exist(source: Source) -> None:
-    """Refuse a list or manifest whose paths all lead nowhere: a wrong folder is likelier than so many lost files."""
+    """Refuse a list or manifest whose paths all lead nowhere, or out: a wrong folder is likelier than so many lost files."""
     looked_at: list[Location] = []
+    outside: list[Item] = []
     far_away = 0
     for items, _ in source.batches(range(min(source.rows, _LOOKED_AT)), 100):
         for item in items:
-            if isinstance(item.image, bytes | None) or far_away == _LOOKED_AT_FAR_AWAY or _exists(item.image):
+            if isinstance(item.image, bytes | None) or far_away == _LOOKED_AT_FAR_AWAY:
+                return
+            if item.is_outside():
+                outside.append(item)
+            elif _exists(item.image):
                 return
             far_away += isinstance(item.image, Remote)
             looked_at.append(item.image)
+    if len(outside) == len(looked_at):
+        message = (
+            f"The manifest's first {len(looked_at)} images all lie outside {outside[0].within}, beginning with {looked_at[0]}; "
+            "give --image-root a folder that holds them, or --allow-outside if you trust who wrote it."
+        )
+        raise InputError(message)
     message = (
         f"None of the first {len(looked_at)} images exists, beginning with {looked_at[0]}; check the paths, or give --image-root."
     )

@@ -1,25 +1,23 @@
-"""Tell how the job goes: a bar on a terminal, plain lines elsewhere, a table at the end; always on stderr.
+"""Show people how the job goes: a bar on a terminal, plain lines elsewhere, a table at the end; always on stderr.
 
-In: counts and seconds. Out: text for people. Apart, so that the job itself never prints.
+In: events. Out: text for people. Apart, so that the job itself never prints.
 """
 
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-_RATE_WINDOW = 30.0  # seconds over which images/s are averaged
-_LINE_INTERVAL = 10.0  # seconds between plain lines
+from jobs.events import Advanced, Began, Event, Finished, Progressed, Said, Standing, Warned
+
 _MINUTE, _HOUR = 60, 3600
 _SAMPLES = 8  # captions shown at the end, so that a newcomer sees what is in the table
 
@@ -94,6 +92,23 @@ class Summary:
         """Of this start."""
         return self.captioned / self.seconds if self.seconds > 0 else 0.0
 
+    def figures(self) -> dict[str, object]:
+        """Give the figures under the names that they have in `run.json`.
+
+        Returns:
+            Names and values as JSON knows them.
+        """
+        return {
+            "rows": self.rows,
+            "ok": self.ok,
+            "failed": dict(self.failed),
+            "shards": self.shards,
+            "captioned_in_last_session": self.captioned,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.images_per_second, 2),
+            "stage_seconds": dict(self.stages),
+        }
+
 
 def duration(seconds: float) -> str:
     """Write a time as people say it.
@@ -125,7 +140,7 @@ def printable(text: str) -> str:
 
 
 class Reporter:
-    """Shows how a run goes on; used in a `with`, so that the terminal is left in order."""
+    """Shows people how a run goes on: one of those who hear what happens in it."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         """Show nothing yet.
@@ -137,97 +152,70 @@ class Reporter:
         self._console = Console(stderr=True, quiet=quiet) if console is None else console
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._total = self._done = self._failed = 0
-        self._history: deque[tuple[float, int]] = deque()
-        self._last_line = 0.0
         self._samples: list[tuple[str, str]] = []
 
-    def __enter__(self) -> Self:
-        """Be ready."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Take the bar down."""
-        if self._bar is not None:
-            self._bar.stop()
-
-    def say(self, sentence: str) -> None:
-        """Show one sentence, above the bar if there is one.
+    def hear(self, event: Event) -> None:
+        """Show an event, if it is for people.
 
         Args:
-            sentence: For people.
+            event: What happened.
         """
-        self._console.print(sentence, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
+        match event:
+            case Said(sentence) | Warned(sentence):
+                self._say(sentence)
+            case Began(standing):
+                self._begin(standing)
+            case Advanced(standing, captions):
+                self._samples += islice(captions, _SAMPLES - len(self._samples))
+                self._move(standing)
+            case Progressed(standing):
+                if self._bar is None:
+                    self._say(f"{standing.done:,} of {standing.total:,} images, {_rest(standing)}")
+                self._move(standing)
+            case Finished(summary=summary, is_old=False):
+                self._finish(summary)
+            case _:
+                pass
 
-    def begin(self, *, total: int, done: int) -> None:
-        """Show that the work begins.
-
-        Args:
-            total: Images of the run.
-            done: How many of them were captioned before.
-        """
-        self._total, self._done = total, done
-        self._history.append((time.monotonic(), done))
-        self._last_line = time.monotonic()
-        if self._console.is_terminal and not self._console.quiet:
-            columns = (BarColumn(bar_width=None), TextColumn("{task.description}", markup=False))
-            self._bar = Progress(*columns, console=self._console, expand=True)
-            self._task = self._bar.add_task(self._state(), total=total, completed=done)
-            self._bar.start()
-
-    def advance(self, *, done: int, failed: int) -> None:
-        """Count images.
-
-        Args:
-            done: How many were finished, the failed included.
-            failed: How many of them failed.
-        """
-        now = time.monotonic()
-        self._done += done
-        self._failed += failed
-        self._history.append((now, self._done))
-        while len(self._history) > 2 and now - self._history[0][0] > _RATE_WINDOW:  # noqa: PLR2004  a rate needs two
-            self._history.popleft()
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=self._state(), completed=self._done)
-        elif now - self._last_line >= _LINE_INTERVAL:
-            self._last_line = now
-            self.say(f"{self._done:,} of {self._total:,} images, {self._rest()}")
-
-    def sample(self, captions: Iterable[tuple[str, str]]) -> None:
-        """Keep the first few captions of this start, to be shown at the end.
-
-        Args:
-            captions: Pairs of image_id and caption.
-        """
-        self._samples += islice(captions, _SAMPLES - len(self._samples))
-
-    def finish(self, summary: Summary) -> None:
-        """Take the bar down and show the table, and the first captions.
-
-        Args:
-            summary: Of the run.
-        """
+    def close(self) -> None:
+        """Take the bar down, so that the terminal is left in order."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        self.say(f"{summary.rows:,} images in {summary.output}:")
+
+    def _say(self, sentence: str) -> None:
+        """Show one sentence, above the bar if there is one."""
+        self._console.print(sentence, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
+
+    def _begin(self, standing: Standing) -> None:
+        if self._console.is_terminal and not self._console.quiet:
+            columns = (BarColumn(bar_width=None), TextColumn("{task.description}", markup=False))
+            self._bar = Progress(*columns, console=self._console, expand=True)
+            self._task = self._bar.add_task(_state(standing), total=standing.total, completed=standing.done)
+            self._bar.start()
+
+    def _move(self, standing: Standing) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=_state(standing), completed=standing.done)
+
+    def _finish(self, summary: Summary) -> None:
+        """Take the bar down and show the table, and the first captions."""
+        self.close()
+        self._say(f"{summary.rows:,} images in {summary.output}:")
         self._console.print(summary_table(summary))
         for image_id, caption in self._samples:
-            self.say(f"{printable(image_id)}: {caption}")
+            self._say(f"{printable(image_id)}: {caption}")
 
-    def _rate(self) -> float:
-        (first, before), (last, after) = self._history[0], self._history[-1]
-        return (after - before) / (last - first) if last > first else 0.0
 
-    def _state(self) -> str:
-        return f"{self._done:,}/{self._total:,} · {self._rest()}"
+def _state(standing: Standing) -> str:
+    return f"{standing.done:,}/{standing.total:,} · {_rest(standing)}"
 
-    def _rest(self) -> str:
-        rate = self._rate()
-        left = f"{duration((self._total - self._done) / rate)} left" if rate > 0 else "starting"
-        failed = f" · {self._failed:,} failed" if self._failed else ""
-        return f"{rate:.1f} images/s{failed} · {left}"
+
+def _rest(standing: Standing) -> str:
+    left = "starting" if standing.seconds_left is None else f"{duration(standing.seconds_left)} left"
+    count = sum(standing.failed.values())
+    failed = f" · {count:,} failed" if count else ""
+    return f"{standing.images_per_second:.1f} images/s{failed} · {left}"
 
 
 def summary_table(summary: Summary) -> Table:

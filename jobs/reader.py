@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from capt.errors import InputError, first_line
 from capt.images import SUPPORTED_SUFFIXES
-from capt.remote import Location, Remote, is_uri, locate
+from capt.remote import Location, Remote, locate, place_in
 from jobs.listing import file_names, is_pattern, matching
 from jobs.manifest import ManifestSource
 from jobs.source import IdentityCheck, Item, Shard, Source, SourceOptions, readable_text
@@ -145,7 +145,7 @@ class PathSource:
 
     def _item(self, row: int) -> Item:
         name = self._name(row)
-        path = locate(name) if is_uri(name) else self._folder / name
+        path = place_in(self._folder, name)
         return Item(image_id=readable_text(name), path=readable_text(str(path)), image=path)
 
     def _name(self, row: int) -> str:

@@ -5,6 +5,7 @@ and not the others.
 """
 
 import hashlib
+import math
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,8 +18,10 @@ import pyarrow as pa
 
 from capt.errors import InputError
 from capt.images import DEFAULT_MAX_PIXELS
-from capt.remote import Location
+from capt.inside import lies_inside
+from capt.remote import Location, Remote
 
+DEFAULT_IMAGE_TIMEOUT = 60.0
 _NAMED_DOUBLES = 3
 
 
@@ -28,7 +31,8 @@ class SourceOptions:
 
     `limit` is the number of images to take from the start. `image_root` is what relative paths in a list or manifest start
     from; by default the folder that the list or manifest is in. `split` keeps the rows of a manifest whose column `split`
-    says so.
+    says so. `allow_outside` lets the paths of a manifest lead out of that folder. `image_timeout` is the seconds that opening
+    an image may take, 0 any.
     """
 
     source: str
@@ -36,7 +40,9 @@ class SourceOptions:
     split: str | None = None
     limit: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
+    image_timeout: float = DEFAULT_IMAGE_TIMEOUT
     references: Path | None = None
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers.
@@ -48,16 +54,31 @@ class SourceOptions:
             if value is not None and value < 1:
                 message = f"--{name} must be at least 1, not {value}."
                 raise InputError(message)
+        if not 0 <= self.image_timeout < math.inf:
+            message = f"--image-timeout is a number of seconds, or 0 to wait for ever, not {self.image_timeout:g}."
+            raise InputError(message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One image to caption: where it lies, or bytes from a manifest, or neither when the manifest has none in this row."""
+    """One image to caption: where it lies, or bytes from a manifest, or neither when the manifest has none in this row.
+
+    `within` is the folder that the path must lead into, where somebody else wrote it.
+    """
 
     image_id: str
     path: str | None
     image: Location | bytes | None
     references: tuple[str, ...] | None = None
+    within: Location | None = None
+
+    def is_outside(self) -> bool:
+        """Whether the path leads out of the folder in which it must stay."""
+        if self.within is None or isinstance(self.image, bytes | None):
+            return False
+        if isinstance(self.image, Path) and isinstance(self.within, Path):
+            return not lies_inside(self.image, self.within)
+        return not (isinstance(self.image, Remote) and self.image.is_below(self.within))
 
 
 @dataclass(frozen=True, kw_only=True)

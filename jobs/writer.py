@@ -6,7 +6,7 @@ hold the network up.
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -55,16 +55,20 @@ def _mend(path: Location, work: Work, mended: pa.Table) -> pa.Table:
 class Writer:
     """Writes shards in a thread of its own; used in a `with`, at whose end everything handed over is on disk."""
 
-    def __init__(self, folder: Location, schema: pa.Schema, stages: Stages) -> None:
+    def __init__(
+        self, folder: Location, schema: pa.Schema, stages: Stages, *, on_written: Callable[[Work, Sequence[pa.Table]], None]
+    ) -> None:
         """Start nothing yet.
 
         Args:
             folder: Of the shards; exists.
             schema: Of the run.
             stages: Where the seconds are counted.
+            on_written: Called, in the writer's thread, with what was handed over once it is on disk.
         """
         self.written = 0
         self._folder, self._schema, self._stages = folder, schema, stages
+        self._on_written = on_written
         self._queue: queue.Queue[tuple[Work, Sequence[pa.Table]] | None] = queue.Queue(_SHARDS_AHEAD)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -110,5 +114,6 @@ class Writer:
                 with self._stages.time(Stage.WRITE):
                     write_shard(self._folder, *task, self._schema)
                 self.written += 1
+                self._on_written(*task)
             except Exception as error:  # noqa: BLE001  it is raised again in the thread that hands shards over
                 self._error = error

@@ -10,6 +10,7 @@ import pytest
 
 from tests.object_store import s3, s3_server  # noqa: F401 - fixtures
 from tests.running import job, opened_images, options, start, undisturbed  # noqa: F401 - fixtures
+from tests.stalling import stalling  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from capt.model import Captioner

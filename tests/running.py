@@ -15,9 +15,11 @@ from rich.console import Console
 import jobs.loading
 from capt.captions import read_captions, shard_paths
 from jobs.cli import main
+from jobs.events import Listener
 from jobs.loading import Loaded, LoadingOptions
+from jobs.narrator import Narrator
 from jobs.options import NetworkOptions, OutputOptions, RunOptions
-from jobs.plan import prepare
+from jobs.plan import Plan, prepare
 from jobs.progress import Reporter
 from jobs.run import Outcome, run
 from jobs.source import Item, SourceOptions
@@ -51,13 +53,19 @@ def change(options: RunOptions, **changes: object) -> RunOptions:
 
 def do(options: RunOptions) -> Outcome:
     """Prepare and run, showing nothing."""
-    return run(prepare(options), Reporter(quiet=True))
+    return carry_out(prepare(options))
+
+
+def carry_out(plan: Plan, *listeners: Listener) -> Outcome:
+    """Do what a plan says, telling listeners, by default nobody."""
+    with Narrator(*listeners) as narrator:
+        return run(plan, narrator)
 
 
 def said(options: RunOptions) -> str:
     """Run, and give what was shown on a terminal that is none."""
     stream = io.StringIO()
-    run(prepare(options), Reporter(Console(file=stream, width=80)))
+    carry_out(prepare(options), Reporter(Console(file=stream, width=80)))
     return stream.getvalue()
 
 

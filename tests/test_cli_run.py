@@ -16,12 +16,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from capt.captions import shard_name, shard_paths
+from capt.captions import read_captions, shard_name, shard_paths
 from capt.decoding import DecodingOptions
 from jobs.cli import run
 from jobs.options import NetworkOptions, OutputOptions
 from jobs.source import SourceOptions
 from tests.running import Job, Started, wait_for_shards
+from tests.stalling import StallingFile
 
 WITHOUT_TORCH = """
 import sys
@@ -140,6 +141,22 @@ def test_failures_decide_the_exit_code(start: Started, tmp_path: Path) -> None:
     assert start(*arguments, "--allow-failures").code == 0
 
 
+def test_an_image_that_does_not_open(start: Started, photos: Path, stalling: StallingFile, tmp_path: Path) -> None:
+    """An image whose opening stalls is a failed row after --image-timeout seconds; once it opens, --retry-failed captions it."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "cat.jpg").unlink()
+    (folder / "cat.jpg").symlink_to(stalling.path)
+    arguments = (folder, "-o", tmp_path / "out", "--image-timeout", "3")
+    ended = start(*arguments)
+    assert stalling.is_waited_for
+    assert ended.code == 1
+    failed = {row["image_id"]: row["error"] for row in read_captions(tmp_path / "out").to_pylist() if row["status"] == "failed"}
+    assert failed == {"cat.jpg": "timeout: Opening the image took more than 3 s (--image-timeout)."}
+    stalling.release()
+    assert start(*arguments, "--retry-failed").code == 0
+
+
 def test_dry_run(start: Started, photos: Path, tmp_path: Path) -> None:
     """A dry run says what would be done and writes nothing."""
     ended = start(photos, "-o", tmp_path / "out", "--dry-run")
@@ -155,6 +172,7 @@ def test_dry_run(start: Started, photos: Path, tmp_path: Path) -> None:
         (["{tmp}"], "holds no images"),
         (["{photos}", "--limit", "0"], "--limit"),
         (["{photos}", "--batch-size", "0"], "--batch-size"),
+        (["{photos}", "--image-timeout", "nan"], "--image-timeout"),
         (["{photos}", "--beam-size", "0"], "--beam-size"),
         (["{photos}", "--precision", "float8"], "no precision 'float8'"),
         (["{photos}", "--device", "abacus"], "no device 'abacus'"),

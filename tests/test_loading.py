@@ -1,8 +1,11 @@
 """Tests of jobs.loading: images come in order, memory stays bounded, threads always end."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,10 +15,12 @@ import jobs.loading
 from capt.errors import InputError
 from capt.images import INCEPTION
 from jobs.loading import Loaded, LoadedBatch, Loader, LoadingOptions, Work, load_image
+from jobs.patience import PatientPool
 from jobs.progress import Stages
 from jobs.source import Item, Shard
+from tests.stalling import StallingFile
 
-OPTIONS = LoadingOptions(batch_size=2, workers=3, max_pixels=10**6, preprocessing=INCEPTION)
+OPTIONS = LoadingOptions(batch_size=2, workers=3, max_pixels=10**6, preprocessing=INCEPTION, image_timeout=0.0)
 
 
 class Numbers:
@@ -120,6 +125,100 @@ def test_waiting_for_the_source_can_be_interrupted() -> None:
     with Loader(Slow(4), works(4, 4), OPTIONS, Stages()) as loader:
         assert list(loader.batches(after_three)) == []
         release.set()
+
+
+class Paths(Numbers):
+    """A source of so many images that are all one file."""
+
+    def __init__(self, rows: int, path: Path) -> None:
+        """Know how many, and which."""
+        super().__init__(rows)
+        self._path = path
+
+    def batches(self, rows: Sequence[int], size: int) -> Iterator[tuple[list[Item], pa.Table]]:
+        """Give items."""
+        for items, table in super().batches(rows, size):
+            yield [replace(item, path=str(self._path), image=self._path) for item in items], table
+
+
+ENDS_BESIDE_A_STALL = """
+import sys
+from pathlib import Path
+from jobs.loading import Loader
+from jobs.progress import Stages
+from tests.test_loading import OPTIONS, Paths, replace, works
+options = replace(OPTIONS, image_timeout=0.2)
+with Loader(Paths(4, Path(sys.argv[1])), works(4, 4), options, Stages()) as loader:
+    for batch in loader.batches(lambda: False):
+        print(*(image.error for image in batch.images), sep="\\n")
+"""
+
+
+def test_stalled_images_are_failed_and_the_program_ends(stalling: StallingFile) -> None:
+    """Images that do not open in time are failed rows, and the program ends while its threads still wait for them."""
+    root = Path(__file__).parents[1]
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS_BESIDE_A_STALL, str(stalling.path)], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert stalling.is_waited_for
+    assert ended.stdout.splitlines() == ["timeout: Opening the image took more than 0.2 s (--image-timeout)."] * 4
+    assert ended.stderr == ""
+
+
+def test_interruption_does_not_wait_for_a_stall(stalling: StallingFile) -> None:
+    """Without a limit an image that does not open is waited for, but an interruption is noticed."""
+    asked: list[int] = []
+
+    def after_three() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    with Loader(Paths(2, stalling.path), works(2, 2), OPTIONS, Stages()) as loader:
+        assert list(loader.batches(after_three)) == []
+    assert stalling.is_waited_for
+
+
+def test_other_images_are_opened_beside_stalled_ones(stalling: StallingFile, photos: Path) -> None:
+    """Each thread that is given up is replaced: with one worker, the images behind a stalled one are opened."""
+
+    class OneStalls(Numbers):
+        def batches(self, rows: Sequence[int], size: int) -> Iterator[tuple[list[Item], pa.Table]]:
+            for items, table in super().batches(rows, size):
+                paths = {"1": stalling.path, "3": stalling.path}
+                yield [replace(item, image=paths.get(item.image_id, photos / "cat.jpg")) for item in items], table
+
+    options = replace(OPTIONS, workers=1, image_timeout=1.0)
+    with Loader(OneStalls(6), works(6, 6), options, Stages()) as loader:
+        images = [image for batch in loader.batches(lambda: False) for image in batch.images]
+    assert [image.error.kind if image.error else "" for image in images] == ["", "timeout", "", "timeout", "", ""]
+
+
+def test_too_many_stalls_end_the_run(stalling: StallingFile) -> None:
+    """When ever more images do not open it is the storage, and one sentence says so."""
+    options = replace(OPTIONS, image_timeout=0.01)
+    with (
+        pytest.raises(InputError, match=r"More than 100 images do not open, each for more than 0\.01 s"),
+        Loader(Paths(1000, stalling.path), works(1000, 1000), options, Stages()) as loader,
+    ):
+        list(loader.batches(lambda: False))
+    assert stalling.is_waited_for
+
+
+def test_threads_that_come_back_count_no_more(stalling: StallingFile) -> None:
+    """A thread whose image opens at last ends, and is not counted among the stalled."""
+    pool: PatientPool[bytes] = PatientPool(1, name="images")
+    late, soon = pool.submit(stalling.path.read_bytes), pool.submit(lambda: b"soon")
+    while not stalling.is_waited_for:
+        time.sleep(0.01)
+    pool.give_up(0.0)
+    assert isinstance(late.exception(), TimeoutError)
+    assert soon.result(timeout=60) == b"soon"
+    assert pool.stalled == 1
+    stalling.release()
+    while pool.stalled:
+        time.sleep(0.01)
+    pool.close(grace=60)
+    assert not any(thread.name == "images" for thread in threading.enumerate())
 
 
 def test_failures_are_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,14 @@ def test_no_id_leads_out_of_the_folder(folder: Path, image_id: str) -> None:
     assert find_photographs(folder, [image_id]) == {}
 
 
+def test_no_path_in_a_manifest_leads_out_of_its_folder(folder: Path) -> None:
+    """What a manifest names elsewhere is not shown, whether by `..`, by an absolute path or by a link."""
+    (folder / "link.jpg").symlink_to("../secret.jpg")
+    names = ["a.jpg", "../secret.jpg", str(folder.parent / "secret.jpg"), "link.jpg"]
+    pq.write_table(pa.table({"image_id": list("abcd"), "image_path": names}), folder / "m.parquet")
+    assert find_photographs(folder / "m.parquet", "abcd") == {"a": folder / "a.jpg"}
+
+
 def test_a_name_that_means_two_files_means_none(folder: Path) -> None:
     """Rather no photograph than a wrong one."""
     (folder / "a.png").write_bytes(b"other")

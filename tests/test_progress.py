@@ -7,7 +7,7 @@ import time
 import pytest
 from rich.console import Console
 
-import jobs.progress
+from jobs.events import Advanced, Began, Finished, Progressed, Standing, Warned
 from jobs.progress import Reporter, Stage, Stages, Summary, duration
 
 SUMMARY = Summary(
@@ -25,14 +25,28 @@ def shown(*, terminal: bool, quiet: bool = False, steps: int = 3) -> str:
     """Give what a short run shows."""
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=80, quiet=quiet, color_system=None)
-    with Reporter(console) as reporter:
-        reporter.begin(total=50_000, done=10_000)
-        for _ in range(steps):
-            time.sleep(0.01)
-            reporter.advance(done=32, failed=1)
-        reporter.say("A sentence with [brackets].")
-        reporter.finish(SUMMARY)
+    reporter = Reporter(console)
+    reporter.hear(Began(standing(0)))
+    for step in range(1, steps + 1):
+        reporter.hear(Advanced(standing(step)))
+    reporter.hear(Warned("A sentence with [brackets]."))
+    reporter.hear(Finished(summary=SUMMARY))
+    reporter.close()
     return stream.getvalue()
+
+
+def standing(step: int) -> Standing:
+    """Give how a run of 50,000 stands after so many batches of 32, one image of each failed."""
+    return Standing(
+        total=50_000,
+        done=10_000 + 32 * step,
+        failed={"truncated": step} if step else {},
+        shards=50,
+        shards_done=10,
+        images_per_second=12.34 if step else 0.0,
+        seconds_left=3599.6 if step else None,
+        stage_seconds={},
+    )
 
 
 def test_terminal_shows_a_bar() -> None:
@@ -44,13 +58,17 @@ def test_terminal_shows_a_bar() -> None:
     assert "A sentence with [brackets]." in text
 
 
-def test_log_shows_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere a plain line comes now and then, without control characters."""
+def test_log_shows_plain_lines() -> None:
+    """Elsewhere a plain line comes each time that some seconds have passed, without control characters."""
     assert "images/s ·" not in shown(terminal=False)
-    monkeypatch.setattr(jobs.progress, "_LINE_INTERVAL", 0.0)
-    text = shown(terminal=False)
-    assert "10,032 of 50,000 images, " in text
-    assert "\x1b" not in text
+    stream = io.StringIO()
+    reporter = Reporter(Console(file=stream, width=80))
+    for step in range(2):
+        reporter.hear(Progressed(standing(step)))
+    assert stream.getvalue().splitlines() == [
+        "10,000 of 50,000 images, 0.0 images/s · starting",
+        "10,032 of 50,000 images, 12.3 images/s · 1 failed · 1 h 00 min left",
+    ]
 
 
 def test_quiet_shows_nothing() -> None:
@@ -73,17 +91,6 @@ def test_summary_fits_eighty_columns() -> None:
     ]
     assert [line for line in lines if line in wanted] == wanted
     assert "1,234 images in 1 min 40 s" in text
-
-
-def test_long_run_keeps_a_short_history(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speed is of the last half minute, so memory does not grow and a slow start is forgotten."""
-    clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    reporter = Reporter(Console(file=io.StringIO(), width=80))
-    reporter.begin(total=1000, done=0)
-    for _ in range(100):
-        reporter.advance(done=1, failed=0)
-    assert len(reporter._history) < 6
 
 
 @pytest.mark.parametrize(
@@ -123,12 +130,11 @@ def test_rate_of_nothing() -> None:
 def test_the_first_captions_are_shown_at_the_end() -> None:
     """A newcomer sees what is in the table: the first captions, no more, and nothing in a name can steer the terminal."""
     console = Console(file=io.StringIO(), width=80)
-    with Reporter(console) as reporter:
-        reporter.sample([("a\x1b[2Jb.jpg", "a dog runs")])
-        reporter.sample((f"{number}.jpg", f"caption {number}") for number in range(100))
-        reporter.finish(
-            Summary(output="captions", rows=101, failed={}, shards=1, captioned=101, seconds=2.0, stages={}),
-        )
+    reporter = Reporter(console)
+    reporter.hear(Advanced(standing(1), [("a\x1b[2Jb.jpg", "a dog runs")]))
+    reporter.hear(Advanced(standing(2), [(f"{number}.jpg", f"caption {number}") for number in range(100)]))
+    summary = Summary(output="captions", rows=101, failed={}, shards=1, captioned=101, seconds=2.0, stages={})
+    reporter.hear(Finished(summary=summary))
     shown = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     assert "a?[2Jb.jpg: a dog runs" in shown
     assert "6.jpg: caption 6" in shown

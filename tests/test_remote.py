@@ -198,3 +198,25 @@ def test_no_bucket(s3: str, photos: Path, start: Started) -> None:
     ended = start("s3://nobody-has-this/in")
     assert ended.code == 2
     assert "There is no s3://nobody-has-this/in" in ended.err
+
+
+def test_uris_in_lists_and_manifests(s3: str, photos: Path, tmp_path: Path, start: Started) -> None:
+    """A list may name URIs; a manifest's must stay in its folder unless allowed; one that names no place is a failed row."""
+    put_photos(s3, photos)
+    name = min(path.name for path in photos.iterdir())
+    put(s3, {f"up/{name}": (photos / name).read_bytes()})
+    names = [f"{s3}/{name}", f"{s3}/none.jpg", "http://host/a.jpg", "s3:///a.jpg"]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    pq.write_table(pa.table({"path": [*names, name]}), tmp_path / "m.parquet")
+    put(s3, {"m.parquet": (tmp_path / "m.parquet").read_bytes(), "up/m.parquet": (tmp_path / "m.parquet").read_bytes()})
+
+    def failures(source: object, *options: object) -> list[str | None]:
+        ended = start(source, "--output", tmp_path / "out", "--overwrite", *options)
+        assert ended.code == 1, ended.err
+        return [error and error.split(":")[0] for error in read_captions(tmp_path / "out").column("error").to_pylist()]
+
+    assert failures(tmp_path / "list.txt") == [None, "not_found", "not_found", "not_found"]
+    assert failures(tmp_path / "m.parquet", "--allow-outside") == [None, *["not_found"] * 4]
+    assert failures(f"{s3}/m.parquet") == [None, "not_found", "not_found", "not_found", None]
+    assert failures(f"{s3}/m.parquet", "--image-root", f"{s3}/up", "--allow-outside") == [None, *["not_found"] * 3, None]
+    assert failures(f"{s3}/m.parquet", "--image-root", f"{s3}/up") == ["outside", "outside", "not_found", "not_found", None]

@@ -19,9 +19,8 @@ from capt.captions import RUN_FILE, read_captions, shard_name, shard_paths
 from capt.errors import CaptError, InputError, OutputError
 from jobs.options import RunOptions
 from jobs.plan import describe, prepare
-from jobs.progress import Reporter
-from jobs.run import Outcome, run
-from tests.running import change, do, said
+from jobs.run import Outcome
+from tests.running import carry_out, change, do, said
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -210,7 +209,7 @@ def test_two_runs_into_one_folder(options: RunOptions, tmp_path: Path) -> None:
     """While a run writes, another into the same folder is refused."""
     plan = prepare(options)
     with plan.output.prepared(overwrite=False), pytest.raises(OutputError, match="Another capt-batch run is writing"):
-        run(prepare(options), Reporter(quiet=True))
+        carry_out(prepare(options))
     assert not shard_paths(tmp_path / "out")
     assert do(options) == Outcome(failed=0)
 
@@ -356,14 +355,15 @@ def test_odd_columns_travel_unchanged(options: RunOptions, photos: Path, tmp_pat
         (tmp_path / "m").mkdir(exist_ok=True)
         pq.write_table(tables[-1], tmp_path / "m" / f"{number}.parquet", row_group_size=2)
     output = tmp_path / name
-    do(change(options, source=str(tmp_path / "m"), path=output))
+    do(change(options, source=str(tmp_path / "m"), image_root=photos, path=output))
     read = read_captions(output)
     for column in tables[0].column_names[1:]:
         name_here = "manifest_log_prob" if column == "log_prob" else column
         expected = [value for table in tables for value in table.column(column).to_pylist()]
         assert read.column(name_here).to_pylist() == expected
         assert read.schema.field(name_here).type == tables[0].schema.field(column).type
-    assert do(change(options, source=str(tmp_path / "m"), path=output, retry_failed=True)) == Outcome(failed=0)
+    again = change(options, source=str(tmp_path / "m"), image_root=photos, path=output, retry_failed=True)
+    assert do(again) == Outcome(failed=0)
 
 
 def test_likelihood_of_own_caption(options: RunOptions, photos: Path, tmp_path: Path) -> None:
@@ -405,6 +405,52 @@ def test_list_with_wrong_folder_is_refused(options: RunOptions, tmp_path: Path) 
     listing.write_text("cat.jpg\nrocket.jpg\n")
     with pytest.raises(InputError, match=r"None of the first 2 images exists.*--image-root"):
         prepare(change(options, source=str(listing)))
+
+
+@pytest.fixture
+def hostile(photos: Path, tmp_path: Path) -> Path:
+    """Give a manifest with one honest path among some that lead out of its folder."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(photos / "cat.jpg", folder)
+    (folder / "link.jpg").symlink_to(photos / "rocket.jpg")
+    (folder / "link").symlink_to(photos)
+    (tmp_path / "coffee.jpg").symlink_to(photos / "coffee.jpg")
+    names = ["cat.jpg", "../coffee.jpg", str(photos / "stairs.jpg"), "link.jpg", "link/officer.jpg", "file:///etc/passwd"]
+    pq.write_table(pa.table({"image_path": names}), folder / "m.parquet")
+    return folder / "m.parquet"
+
+
+def test_a_manifest_reads_nothing_outside(options: RunOptions, hostile: Path, photos: Path, tmp_path: Path) -> None:
+    """Paths of a manifest that lead out of its folder are failed rows that say what to do; --allow-outside lets them."""
+    folder = hostile.parent
+    assert do(change(options, source=str(hostile))) == Outcome(failed=5)
+    errors = {row["image_id"]: row["error"] for row in rows(tmp_path / "out")}
+    assert errors.pop("cat.jpg") is None
+    remedy = f"lies outside {folder}; give --image-root a folder that holds it, or --allow-outside."
+    shown = {name: name if name != "file:///etc/passwd" else "file:/etc/passwd" for name in errors}
+    assert errors == {name: f"outside: {shown[str(name)]} {remedy}" for name in errors}
+    assert do(change(options, source=str(hostile), allow_outside=True, retry_failed=True)) == Outcome(failed=1)
+    kinds = {row["image_id"]: str(row["error"]).partition(":")[0] for row in rows(tmp_path / "out") if row["error"]}
+    assert kinds == {"file:///etc/passwd": "not_found"}
+    assert photos.is_dir()
+
+
+def test_a_manifest_that_lies_elsewhere_is_refused(options: RunOptions, photos: Path, tmp_path: Path) -> None:
+    """When all images lie outside, the folder is wrong: one sentence before work; a root that holds them mends it."""
+    pq.write_table(pa.table({"path": [str(path) for path in sorted(photos.iterdir())]}), tmp_path / "m.parquet")
+    elsewhere = change(options, source=str(tmp_path / "m.parquet"))
+    with pytest.raises(InputError, match=r"first 8 images all lie outside .*--image-root .*--allow-outside") as caught:
+        prepare(elsewhere)
+    assert not caught.value.during_work
+    assert not (tmp_path / "out").exists()
+    assert do(change(elsewhere, image_root=photos)) == Outcome(failed=0)
+
+
+def test_links_of_a_list_are_its_owners(options: RunOptions, photos: Path, tmp_path: Path) -> None:
+    """Paths in a list that the user wrote may lead anywhere, as may links in a folder."""
+    (tmp_path / "list.txt").write_text(f"{photos}/cat.jpg\n")
+    assert do(change(options, source=str(tmp_path / "list.txt"))) == Outcome(failed=0)
 
 
 def test_dry_run_writes_nothing(options: RunOptions, tmp_path: Path) -> None:
@@ -449,7 +495,7 @@ def test_source_that_breaks_later_ends_the_run(options: RunOptions, manifest: Pa
     plan = prepare(change(options, source=str(manifest)))
     manifest.unlink()
     with pytest.raises(InputError, match="cannot be read") as caught:
-        run(plan, Reporter(quiet=True))
+        carry_out(plan)
     assert caught.value.during_work
 
 
@@ -458,7 +504,7 @@ def test_vanished_image_is_a_failed_row(options: RunOptions, photos: Path, tmp_p
     folder = shutil.copytree(photos, tmp_path / "photos")
     plan = prepare(change(options, source=str(folder)))
     (folder / "cat.jpg").unlink()
-    assert run(plan, Reporter(quiet=True)) == Outcome(failed=1)
+    assert carry_out(plan) == Outcome(failed=1)
     assert {row["image_id"]: row["error"] for row in rows(tmp_path / "out") if row["error"]} == {
         "cat.jpg": "not_found: There is no file at this path."
     }
@@ -478,7 +524,7 @@ def test_changed_checkpoint_is_noticed(options: RunOptions, tiny_checkpoint: Pat
     plan = prepare(change(options, checkpoint=copy))
     plan = replace(plan, fingerprint=replace(plan.fingerprint, checkpoint_sha256="0" * 64))
     with pytest.raises(CaptError, match="changed while it was read"):
-        run(plan, Reporter(quiet=True))
+        carry_out(plan)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Tests of jobs.writer: shards are written in the background, whole or not at all, and mended in place."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,7 +31,7 @@ def ids(path: Path) -> list[str]:
 
 def write(folder: Path, count: int, *, then: Exception | None = None) -> None:
     """Hand so many shards to a writer, and perhaps break."""
-    with Writer(folder, SCHEMA, Stages()) as writer:
+    with Writer(folder, SCHEMA, Stages(), on_written=lambda _work, _tables: None) as writer:
         for _ in range(count):
             writer.put(WHOLE, [table("a")])
         if then is not None:
@@ -65,12 +66,18 @@ def test_mending_what_is_gone(tmp_path: Path) -> None:
 
 
 def test_everything_is_on_disk_at_the_end(tmp_path: Path) -> None:
-    """When the writer is left, each shard handed over exists."""
-    with Writer(tmp_path, SCHEMA, Stages()) as writer:
+    """When the writer is left, each shard handed over exists, and each was told of once it did."""
+    told: list[bool] = []
+
+    def on_written(work: Work, tables: Sequence[pa.Table]) -> None:
+        told.append(ids(tmp_path / shard_name(work.shard.number)) == tables[0].column("image_id").to_pylist())
+
+    with Writer(tmp_path, SCHEMA, Stages(), on_written=on_written) as writer:
         for number in range(10):
             writer.put(Work(shard=Shard(number=number, start=number, stop=number + 1), rows=[number]), [table(str(number))])
     assert [ids(tmp_path / shard_name(number)) for number in range(10)] == [[str(number)] for number in range(10)]
     assert writer.written == 10
+    assert told == [True] * 10
 
 
 @pytest.mark.parametrize("count", [1, 10])
