@@ -1,7 +1,7 @@
 """Caption every image of a source: the whole job, from a plan to a complete output.
 
-In: a plan. Out: shards in a folder or one file, and how it went. Apart, because here the parts meet: reader, loader,
-captioner, writer, output; each knows only its own.
+In: a plan. Out: shards in a folder or one file, and how it went. Apart, because here the parts meet: plan, engine, output; each
+knows only its own.
 """
 
 import platform
@@ -9,25 +9,22 @@ import shlex
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from capt.captions import Fingerprint, captions_schema, shard_name, write_captions
-from capt.errors import CheckpointError, at_work
+from capt.errors import at_work
+from jobs.engines import make_task, open_engine
 from jobs.interruption import Interruption
-from jobs.loading import LoadedBatch, Loader, LoadingOptions
 from jobs.output import Existing
-from jobs.plan import CHOSEN_LATER, Plan, match
-from jobs.progress import Reporter, Stage, Stages, Summary
+from jobs.plan import Plan, match
+from jobs.progress import Reporter, Stages, Summary
 from jobs.together import agree, begin_extending, tell_session
-from jobs.writer import Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from jobs.captioner import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +59,15 @@ def run(plan: Plan, reporter: Reporter) -> Outcome:
         reporter.say(f"Share {share} of {plan.output.path} is complete: {plan.own_rows:,} rows. {_how_to_merge(plan)}")
         return Outcome(failed=plan.output.count_failures(shard.number for shard in plan.own).total())
     begun, stages = datetime.now(UTC), Stages()
-    with Interruption() as interruption, reporter, _quiet_pillow():
-        network, fingerprint = _load_network(plan, stages) if plan.works else (None, plan.fingerprint)
+    with (
+        Interruption() as interruption,
+        reporter,
+        _quiet_pillow(),
+        open_engine(plan, stages, interruption.is_requested) if plan.works else nullcontext() as engine,
+    ):
+        if interruption.is_requested():
+            return Outcome(interrupted_by=interruption.signal, finished=plan.own_rows - plan.to_caption)
+        fingerprint = engine.fingerprint if engine is not None else plan.fingerprint
         schema = captions_schema(fingerprint, plan.source.travelling)
         clock = time.perf_counter()
         with at_work(), plan.output.prepared(overwrite=plan.options.output.overwrite, shared=share is not None):
@@ -73,8 +77,9 @@ def run(plan: Plan, reporter: Reporter) -> Outcome:
                 begin_extending(plan.output.folder)
             plan.output.unpack()
             captioned = 0
-            if network is not None:
-                captioned = _Session(plan, network, schema, stages, reporter).caption_all(interruption)
+            if engine is not None:
+                reporter.begin(total=plan.own_rows, done=plan.own_rows - plan.to_caption)
+                captioned = engine.caption_all(make_task(plan, schema), reporter, interruption.is_requested)
             if interruption.is_requested():
                 finished = plan.own_rows - plan.to_caption + captioned
                 return Outcome(interrupted_by=interruption.signal, finished=finished)
@@ -95,84 +100,12 @@ def run(plan: Plan, reporter: Reporter) -> Outcome:
             return Outcome(failed=summary.rows - summary.ok)
 
 
-@dataclass(frozen=True)
-class _Session:
-    """One start of a run, with all that its work needs."""
-
-    plan: Plan
-    network: "Network"
-    schema: "pa.Schema"
-    stages: Stages
-    reporter: Reporter
-
-    def caption_all(self, interruption: Interruption) -> int:
-        """Caption and write all works; returns how many images of finished shards there were."""
-        from jobs.captioner import caption_batch  # noqa: PLC0415  imports torch
-
-        plan = self.plan
-        captioned = 0
-        self.reporter.begin(total=plan.own_rows, done=plan.own_rows - plan.to_caption)
-        with (
-            Writer(plan.output.folder, self.schema, self.stages) as writer,
-            Loader(plan.source, plan.works, self._loading(), self.stages) as loader,
-        ):
-            tables: list[pa.Table] = []
-            for batch in _timed(loader.batches(interruption.is_requested), self.stages):
-                tables.append(caption_batch(self.network, batch, self.schema, plan.book))
-                self.reporter.sample(_captions(tables[-1]))
-                self.reporter.advance(done=len(batch.items), failed=sum(image.error is not None for image in batch.images))
-                if batch.is_last:
-                    writer.put(batch.work, tables)
-                    captioned += len(batch.work.rows)
-                    tables = []
-        return captioned
-
-    def _loading(self) -> LoadingOptions:
-        options = self.plan.options
-        return LoadingOptions(
-            batch_size=options.network.batch_size,
-            workers=options.network.workers,
-            max_pixels=options.source.max_pixels,
-            preprocessing=self.plan.preprocessing,
-        )
-
-
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
     """Keep Pillow's warnings about odd metadata off the terminal; what matters becomes a failed row."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
         yield
-
-
-def _captions(table: "pa.Table") -> Iterator[tuple[str, str]]:
-    rows = zip(table.column("image_id"), table.column("caption"), strict=True)
-    return ((image_id.as_py(), caption.as_py()) for image_id, caption in rows if caption.is_valid)
-
-
-def _timed(batches: Iterator[LoadedBatch], stages: Stages) -> Iterator[LoadedBatch]:
-    while True:
-        with stages.time(Stage.WAIT):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
-
-
-def _load_network(plan: Plan, stages: Stages) -> tuple["Network", Fingerprint]:
-    """Load torch and the checkpoint, and complete the fingerprint by what `auto` came to."""
-    from capt.decoding import DecodingOptions  # noqa: PLC0415  imports torch
-    from jobs.captioner import TorchNetwork  # noqa: PLC0415  imports torch
-
-    options = replace(plan.options.network, precision=plan.fingerprint.precision)
-    network = TorchNetwork(options, DecodingOptions(**plan.fingerprint.decoding), stages)  # type: ignore[arg-type]  # checked there
-    if network.writers.sha256 != plan.fingerprint.checkpoint_sha256:
-        which = " or ".join(map(str, network.writers.paths))
-        message = f"The checkpoint {which} changed while it was read; start the same command again."
-        raise CheckpointError(message)
-    told = {name: number for name, number in plan.fingerprint.versions.items() if name not in CHOSEN_LATER}
-    versions = {**told, **network.versions}
-    return network, replace(plan.fingerprint, precision=str(network.precision), device=network.device.type, versions=versions)
 
 
 def _how_to_merge(plan: Plan) -> str:

@@ -1,0 +1,221 @@
+"""What captions the works of a plan: this process, or actors on a Ray cluster.
+
+In: a plan, then its task. Out: finished shards in the output's folder. Apart from the run, which is the same whoever does the
+work; and what one process does of it is the same here and on another machine.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from capt.captions import Fingerprint
+from capt.errors import CheckpointError
+from jobs.loading import LoadedBatch, Loader, LoadingOptions, Work
+from jobs.options import EngineName, NetworkOptions
+from jobs.plan import CHOSEN_LATER, Plan
+from jobs.progress import Reporter, Stage, Stages
+from jobs.source import ReferenceBook, Source
+from jobs.writer import Writer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from jobs.captioner import Network
+
+IsInterrupted = Callable[[], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be captioned, and where the shards go; it can be pickled, for actors elsewhere."""
+
+    source: Source
+    book: ReferenceBook | None
+    works: Sequence[Work]
+    folder: Path
+    schema: "pa.Schema"
+    loading: LoadingOptions
+
+
+class Listener(Protocol):
+    """Whoever is told how the work goes on, such as a Reporter."""
+
+    def advance(self, *, done: int, failed: int) -> None:
+        """Hear of images that are finished, and how many of them failed."""
+        ...
+
+    def sample(self, captions: Iterable[tuple[str, str]]) -> None:
+        """Hear of captions."""
+        ...
+
+
+class Engine(Protocol):
+    """Whatever captions a task."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the run is made with, complete."""
+        ...
+
+    def caption_all(self, task: Task, reporter: Reporter, is_interrupted: IsInterrupted) -> int:
+        """Caption and write all works; gives how many images of finished shards there were."""
+        ...
+
+
+def make_task(plan: Plan, schema: "pa.Schema") -> Task:
+    """Take from a plan what captioning needs.
+
+    Args:
+        plan: From `prepare`.
+        schema: Of the tables.
+
+    Returns:
+        The task.
+    """
+    options = plan.options
+    loading = LoadingOptions(
+        batch_size=options.network.batch_size,
+        workers=options.network.workers,
+        max_pixels=options.source.max_pixels,
+        preprocessing=plan.preprocessing,
+    )
+    return Task(source=plan.source, book=plan.book, works=plan.works, folder=plan.output.folder, schema=schema, loading=loading)
+
+
+@contextmanager
+def open_engine(plan: Plan, stages: Stages, is_interrupted: IsInterrupted) -> Iterator[Engine]:
+    """Make the engine that was asked for ready to work.
+
+    Args:
+        plan: From `prepare`.
+        stages: Where the seconds are counted.
+        is_interrupted: Asked while a cluster is waited for.
+
+    Yields:
+        The engine.
+
+    Raises:
+        CaptError: If the network cannot be loaded, or the cluster not be used.
+    """
+    if plan.options.engine.engine == EngineName.RAY:
+        from jobs.ray_engine import open_ray  # noqa: PLC0415  imports ray, which an extra brings
+
+        with open_ray(plan, stages, is_interrupted) as engine:
+            yield engine
+    else:
+        yield LocalEngine(plan, stages)
+
+
+class LocalEngine:
+    """Captions in this process."""
+
+    def __init__(self, plan: Plan, stages: Stages) -> None:
+        """Load the network.
+
+        Args:
+            plan: From `prepare`.
+            stages: Where the seconds are counted.
+
+        Raises:
+            CaptError: If it cannot be loaded.
+        """
+        self._stages = stages
+        self._network, self.fingerprint = load_network(plan.options.network, plan.fingerprint, stages)
+
+    def caption_all(self, task: Task, reporter: Reporter, is_interrupted: IsInterrupted) -> int:
+        """Caption and write all works.
+
+        Args:
+            task: What, and where to.
+            reporter: Shows how it goes on.
+            is_interrupted: Asked between batches.
+
+        Returns:
+            How many images of finished shards there were.
+
+        Raises:
+            CaptError: If the source cannot be read or a shard not be written any more.
+        """
+        return caption_works(task, task.works, self._network, self._stages, reporter, is_interrupted)
+
+
+def load_network(options: NetworkOptions, decided: Fingerprint, stages: Stages) -> tuple["Network", Fingerprint]:
+    """Load torch and the checkpoint, and complete a fingerprint by what `auto` came to.
+
+    Args:
+        options: Which network, where and how.
+        decided: The fingerprint as far as it is known; its precision counts.
+        stages: Where the network's seconds are counted.
+
+    Returns:
+        The network, and the fingerprint with precision, device and versions.
+
+    Raises:
+        CaptError: If the checkpoint or the device cannot be used.
+    """
+    from capt.decoding import DecodingOptions  # noqa: PLC0415  imports torch
+    from jobs.captioner import TorchNetwork  # noqa: PLC0415  imports torch
+
+    options = replace(options, precision=decided.precision)
+    network = TorchNetwork(options, DecodingOptions(**decided.decoding), stages)  # type: ignore[arg-type]  # checked there
+    if network.writers.sha256 != decided.checkpoint_sha256:
+        which = " or ".join(map(str, network.writers.paths))
+        message = f"The checkpoint {which} changed while it was read; start the same command again."
+        raise CheckpointError(message)
+    told = {name: number for name, number in decided.versions.items() if name not in CHOSEN_LATER}
+    versions = {**told, **network.versions}
+    return network, replace(decided, precision=str(network.precision), device=network.device.type, versions=versions)
+
+
+def caption_works(  # noqa: PLR0913, PLR0917  what, by whom, and three who are told or asked
+    task: Task, works: Sequence[Work], network: "Network", stages: Stages, listener: Listener, is_interrupted: IsInterrupted
+) -> int:
+    """Caption and write some works of a task in this process.
+
+    Args:
+        task: Where the images come from and the shards go.
+        works: Which ones, in order.
+        network: Captions.
+        stages: Where the seconds are counted.
+        listener: Told after each batch.
+        is_interrupted: Asked between batches; the work that was begun then is left.
+
+    Returns:
+        How many images of finished shards there were.
+
+    Raises:
+        CaptError: If the source cannot be read or a shard not be written any more.
+    """
+    from jobs.captioner import caption_batch  # noqa: PLC0415  imports torch
+
+    captioned = 0
+    with (
+        Writer(task.folder, task.schema, stages) as writer,
+        Loader(task.source, works, task.loading, stages) as loader,
+    ):
+        tables: list[pa.Table] = []
+        for batch in _timed(loader.batches(is_interrupted), stages):
+            tables.append(caption_batch(network, batch, task.schema, task.book))
+            listener.sample(_captions(tables[-1]))
+            listener.advance(done=len(batch.items), failed=sum(image.error is not None for image in batch.images))
+            if batch.is_last:
+                writer.put(batch.work, tables)
+                captioned += len(batch.work.rows)
+                tables = []
+    return captioned
+
+
+def _captions(table: "pa.Table") -> Iterator[tuple[str, str]]:
+    rows = zip(table.column("image_id"), table.column("caption"), strict=True)
+    return ((image_id.as_py(), caption.as_py()) for image_id, caption in rows if caption.is_valid)
+
+
+def _timed(batches: Iterator[LoadedBatch], stages: Stages) -> Iterator[LoadedBatch]:
+    while True:
+        with stages.time(Stage.WAIT):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
