@@ -6,12 +6,12 @@ import nox
 
 nox.needs_version = ">=2025.10.16"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "openvino", "minimums"]
+nox.options.sessions = ["lint", "types", "tests", "openvino", "ray", "minimums"]
 nox.options.error_on_external_run = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 LOWEST_PYTHON = nox.project.python_versions(PROJECT)[0]
-EXTRAS = "train,timm"  # ray is large and no test needs it yet
+EXTRAS = "train,timm"  # openvino and ray have sessions of their own
 
 
 def _group(name: str) -> tuple[str, ...]:
@@ -46,6 +46,13 @@ def openvino(session: nox.Session) -> None:
     """Run the tests of OpenVINO, in an environment and a process of their own."""
     session.install("-e", f".[{EXTRAS},openvino]", *_group("tests"))
     session.run("python", "-m", "pytest", "tests/test_inference.py", *session.posargs)
+
+
+@nox.session
+def ray(session: nox.Session) -> None:
+    """Run the tests of Ray on a real cluster whose nodes are killed, which takes minutes."""
+    session.install("-e", f".[{EXTRAS},ray]", *_group("tests"))
+    session.run("python", "-m", "pytest", "tests/test_ray.py", *session.posargs)
 
 
 @nox.session(python=LOWEST_PYTHON, venv_backend="uv")

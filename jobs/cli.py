@@ -133,6 +133,21 @@ def run(
             metavar="I/N", help="Do every N-th shard, from number I; other machines do the others.", rich_help_panel="Output"
         ),
     ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: actors on a cluster.", rich_help_panel="Engine")] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Ray cluster, auto or local; by default RAY_ADDRESS or one that runs here, else one is started.",
+            rich_help_panel="Engine",
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Networks in the Ray cluster; by default as many as fit.", rich_help_panel="Engine")
+    ] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="From 0 to 1; by default 1 where there are GPUs.", rich_help_panel="Engine")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew over an earlier run.", rich_help_panel="Output")
     ] = False,
@@ -164,7 +179,7 @@ def run(
     from jobs.interruption import SIGNAL_EXIT
     from jobs.metrics_file import MetricsFile
     from jobs.narrator import Narrator
-    from jobs.options import NetworkOptions, OutputOptions, RunOptions, Share, default_workers
+    from jobs.options import EngineOptions, NetworkOptions, OutputOptions, RunOptions, Share, default_workers
     from jobs.plan import describe, prepare
     from jobs.progress import Reporter
     from jobs.run import run as run_plan
@@ -206,6 +221,7 @@ def run(
             extend=extend,
             share=Share.parse(shard) if shard is not None else None,
         ),
+        engine=EngineOptions(engine=engine, ray_address=ray_address, actors=actors, gpus_per_actor=gpus_per_actor),
     )
     if dry_run:
         typer.echo("\n".join(describe(prepare(options))), err=True)

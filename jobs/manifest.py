@@ -78,6 +78,10 @@ class ManifestSource:
             check.add(image_id, *further)
         self.sha256 = check.finish(self.image_ids)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what is being read behind: pickled, a source goes to another process, which opens the files itself."""
+        return {**self.__dict__, "_stream": iter(()), "_block": None}
+
     @property
     def rows(self) -> int:
         """How many images there are."""

@@ -7,7 +7,7 @@ knows nobody who listens.
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -142,11 +142,18 @@ class Narrator:
         Args:
             table: Their rows, of which the columns image_id, caption, status and error are read.
         """
-        ids, texts = (table.column(name).to_pylist() for name in ("image_id", "caption"))
-        captions = [(image_id, text) for image_id, text in zip(ids, texts, strict=True) if text is not None]
-        failed = failures(table)
+        self.count(table.num_rows, captions_in(table), failures(table))
+
+    def count(self, done: int, captions: Sequence[tuple[str, str]], failed: Sequence[Failure]) -> None:
+        """Tell of images that are done somewhere else.
+
+        Args:
+            done: How many, the failed included.
+            captions: Pairs of image_id and caption of some.
+            failed: Those without a caption.
+        """
         with self._lock:
-            self._done += len(ids)
+            self._done += done
             self._failed.update(failure.kind for failure in failed)
             self._note_time()
             self.tell(Advanced(self._standing(), captions, failed))
@@ -177,6 +184,19 @@ class Narrator:
             seconds_left=(self._total - self._done) / rate if rate > 0 else None,
             stage_seconds=self._stages.seconds(),
         )
+
+
+def captions_in(table: pa.Table) -> list[tuple[str, str]]:
+    """Find the captions of a captions table.
+
+    Args:
+        table: With the columns image_id and caption.
+
+    Returns:
+        Pairs of both, in order, without the failed.
+    """
+    ids, texts = (table.column(name).to_pylist() for name in ("image_id", "caption"))
+    return [(image_id, text) for image_id, text in zip(ids, texts, strict=True) if text is not None]
 
 
 def failures(table: pa.Table) -> list[Failure]:

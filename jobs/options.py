@@ -6,6 +6,8 @@ In: plain values from the command line. Out: frozen options. Apart, because the 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
 from capt.errors import InputError
@@ -123,6 +125,50 @@ class OutputOptions:
             raise InputError(message)
 
 
+class EngineName(StrEnum):
+    """Where a run is done: in this process, or by actors on a Ray cluster."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Where a run is done; of Ray: which cluster, how many actors, and how much of a GPU for each (None: what fits)."""
+
+    engine: str = EngineName.LOCAL
+    ray_address: str | None = None
+    actors: int | None = None
+    gpus_per_actor: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers, contradictions, and Ray where it is not installed.
+
+        Raises:
+            InputError: If a value is out of range, belongs to another engine, or Ray is missing.
+        """
+        if self.engine not in set(EngineName):
+            message = f"There is no engine {self.engine!r}; give {' or '.join(EngineName)}."
+            raise InputError(message)
+        if self.engine != EngineName.RAY:
+            if (self.ray_address, self.actors, self.gpus_per_actor) != (None, None, None):
+                message = "--ray-address, --actors and --gpus-per-actor are for Ray; give --engine ray with them."
+                raise InputError(message)
+            return
+        if self.actors is not None:
+            _at_least_one("actors", self.actors)
+        if self.gpus_per_actor is not None and not 0 <= self.gpus_per_actor <= 1:
+            message = f"--gpus-per-actor is from 0 to 1, since an actor computes on one GPU, not {self.gpus_per_actor:g}."
+            raise InputError(message)
+        if (self.ray_address or "").startswith("ray://"):
+            remedy = "start the command on a machine of the cluster, with --ray-address auto"
+            message = f"{self.ray_address} is for clients outside a cluster, which share no folder with it; {remedy}."
+            raise InputError(message)
+        if find_spec("ray") is None:
+            message = "Ray is not installed; install it with: pip install 'capt[ray]'."
+            raise InputError(message)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Everything about a run; `decoding` has the fields of `capt.decoding.DecodingOptions`."""
@@ -131,6 +177,23 @@ class RunOptions:
     network: NetworkOptions
     decoding: Mapping[str, int | float]
     output: OutputOptions
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse a device that Ray's actors cannot have.
+
+        Raises:
+            InputError: If device and engine contradict each other.
+        """
+        if self.engine.engine != EngineName.RAY:
+            return
+        device, gpus = self.network.device, self.engine.gpus_per_actor
+        if device.startswith("cuda:"):
+            message = f"Ray chooses which GPU an actor has; give --device cuda, not {device}."
+            raise InputError(message)
+        if (device == "cuda" and gpus == 0) or (device not in {AUTO, "cuda"} and gpus):
+            message = f"--gpus-per-actor {gpus:g} contradicts --device {device}; leave one of them out."
+            raise InputError(message)
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -60,6 +60,16 @@ class Stages:
             with self._lock:
                 self._seconds[stage] += passed  # type: ignore[assignment]  # Counter is typed for whole numbers
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Count what was counted elsewhere.
+
+        Args:
+            seconds: By stage, as `seconds()` gives them.
+        """
+        with self._lock:
+            for name, passed in seconds.items():
+                self._seconds[Stage(name)] += passed  # type: ignore[assignment]  # Counter is typed for whole numbers
+
     def seconds(self) -> dict[str, float]:
         """Give the seconds so far.
 

@@ -1,7 +1,7 @@
 """Caption every image of a source: the whole job, from a plan to a complete output.
 
-In: a plan. Out: shards in a folder or one file, and how it went. Apart, because here the parts meet: reader, loader,
-captioner, writer, output; each knows only its own.
+In: a plan. Out: shards in a folder or one file, and how it went. Apart, because here the parts meet: plan, engine, output; each
+knows only its own.
 """
 
 import platform
@@ -9,29 +9,25 @@ import shlex
 import signal
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from capt.captions import Fingerprint, captions_schema, shard_name, write_captions
-from capt.errors import CheckpointError, at_work
-from jobs.events import Finished, Interrupted, NetworkLoaded, ShardWritten, Started
+from capt.errors import at_work
+from jobs.engines import make_task, open_engine
+from jobs.events import Finished, Interrupted, Started
 from jobs.interruption import Interruption
-from jobs.loading import LoadedBatch, Loader, LoadingOptions, Work
-from jobs.narrator import Narrator, failures
+from jobs.narrator import Narrator
 from jobs.output import Existing
-from jobs.plan import CHOSEN_LATER, Plan, match
-from jobs.progress import Stage, Stages, Summary
+from jobs.plan import Plan, match
+from jobs.progress import Stages, Summary
 from jobs.together import agree, begin_extending, tell_session
-from jobs.writer import Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from jobs.captioner import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +63,14 @@ def run(plan: Plan, narrator: Narrator) -> Outcome:
         narrator.say(f"Share {share} of {plan.output.path} is complete: {plan.own_rows:,} rows. {_how_to_merge(plan)}")
         return _nothing_left(plan, narrator)
     begun, stages = datetime.now(UTC), Stages()
-    with Interruption() as interruption, _quiet_pillow():
-        network, fingerprint = _load_network(plan, stages, narrator) if plan.works else (None, plan.fingerprint)
+    with (
+        Interruption() as interruption,
+        _quiet_pillow(),
+        open_engine(plan, stages, narrator, interruption.is_requested) if plan.works else nullcontext() as engine,
+    ):
+        if interruption.is_requested():
+            return _interrupted(plan, narrator, interruption, 0)
+        fingerprint = engine.fingerprint if engine is not None else plan.fingerprint
         schema = captions_schema(fingerprint, plan.source.travelling)
         clock = time.perf_counter()
         with at_work(), plan.output.prepared(overwrite=plan.options.output.overwrite, shared=share is not None):
@@ -78,13 +80,11 @@ def run(plan: Plan, narrator: Narrator) -> Outcome:
                 begin_extending(plan.output.folder)
             plan.output.unpack()
             captioned = 0
-            if network is not None:
-                captioned = _Session(plan, network, schema, stages, narrator).caption_all(interruption)
+            if engine is not None:
+                _begin(plan, stages, narrator)
+                captioned = engine.caption_all(make_task(plan, schema), narrator, interruption.is_requested)
             if interruption.is_requested():
-                finished = plan.own_rows - plan.to_caption + captioned
-                name = signal.Signals(interruption.signal or 0).name
-                narrator.tell(Interrupted(signal=name, done=finished, total=plan.own_rows))
-                return Outcome(interrupted_by=interruption.signal, finished=finished)
+                return _interrupted(plan, narrator, interruption, captioned)
             _fill_gaps(plan, schema)
             summary = _summarise(plan, captioned, time.perf_counter() - clock, stages)
             _leave_word(plan, _report(plan, summary, fingerprint, begun), schema)
@@ -94,89 +94,12 @@ def run(plan: Plan, narrator: Narrator) -> Outcome:
             return Outcome(failed=summary.rows - summary.ok)
 
 
-@dataclass(frozen=True)
-class _Session:
-    """One start of a run, with all that its work needs."""
-
-    plan: Plan
-    network: "Network"
-    schema: "pa.Schema"
-    stages: Stages
-    narrator: Narrator
-
-    def caption_all(self, interruption: Interruption) -> int:
-        """Caption and write all works; returns how many images of finished shards there were."""
-        from jobs.captioner import caption_batch  # noqa: PLC0415  imports torch
-
-        plan = self.plan
-        captioned = 0
-        _begin(plan, self.stages, self.narrator)
-        with (
-            Writer(plan.output.folder, self.schema, self.stages, on_written=_teller(self.narrator)) as writer,
-            Loader(plan.source, plan.works, self._loading(), self.stages) as loader,
-        ):
-            tables: list[pa.Table] = []
-            for batch in _timed(loader.batches(interruption.is_requested), self.stages):
-                tables.append(caption_batch(self.network, batch, self.schema, plan.book))
-                self.narrator.advance(tables[-1])
-                if batch.is_last:
-                    writer.put(batch.work, tables)
-                    captioned += len(batch.work.rows)
-                    tables = []
-        return captioned
-
-    def _loading(self) -> LoadingOptions:
-        options = self.plan.options
-        return LoadingOptions(
-            batch_size=options.network.batch_size,
-            workers=options.network.workers,
-            max_pixels=options.source.max_pixels,
-            image_timeout=options.source.image_timeout,
-            preprocessing=self.plan.preprocessing,
-        )
-
-
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
     """Keep Pillow's warnings about odd metadata off the terminal; what matters becomes a failed row."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
         yield
-
-
-def _timed(batches: Iterator[LoadedBatch], stages: Stages) -> Iterator[LoadedBatch]:
-    while True:
-        with stages.time(Stage.WAIT):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
-
-
-def _load_network(plan: Plan, stages: Stages, narrator: Narrator) -> tuple["Network", Fingerprint]:
-    """Load torch and the checkpoint, and complete the fingerprint by what `auto` came to."""
-    clock = time.perf_counter()
-    from capt.decoding import DecodingOptions  # noqa: PLC0415  imports torch
-    from jobs.captioner import TorchNetwork  # noqa: PLC0415  imports torch
-
-    options = replace(plan.options.network, precision=plan.fingerprint.precision)
-    network = TorchNetwork(options, DecodingOptions(**plan.fingerprint.decoding), stages)  # type: ignore[arg-type]  # checked there
-    if network.writers.sha256 != plan.fingerprint.checkpoint_sha256:
-        which = " or ".join(map(str, network.writers.paths))
-        message = f"The checkpoint {which} changed while it was read; start the same command again."
-        raise CheckpointError(message)
-    loaded = NetworkLoaded(
-        checkpoint=plan.fingerprint.checkpoint_name,
-        sha256=network.writers.sha256,
-        device=str(network.device),
-        precision=str(network.precision),
-        runtime=str(network.runtime),
-        seconds=round(time.perf_counter() - clock, 3),
-    )
-    narrator.tell(loaded)
-    told = {name: number for name, number in plan.fingerprint.versions.items() if name not in CHOSEN_LATER}
-    versions = {**told, **network.versions}
-    return network, replace(plan.fingerprint, precision=str(network.precision), device=network.device.type, versions=versions)
 
 
 def _beginning(plan: Plan) -> Started:
@@ -205,20 +128,6 @@ def _begin(plan: Plan, stages: Stages, narrator: Narrator) -> None:
     )
 
 
-def _teller(narrator: Narrator) -> Callable[[Work, Sequence["pa.Table"]], None]:
-    """Make what a writer calls with each shard: it tells the seconds since the shard before, or since the beginning."""
-    clock = time.perf_counter()
-
-    def tell(work: Work, tables: Sequence["pa.Table"]) -> None:
-        nonlocal clock
-        before, clock = clock, time.perf_counter()
-        failed = Counter(failure.kind for table in tables for failure in failures(table))
-        seconds = round(clock - before, 3)
-        narrator.tell(ShardWritten(number=work.shard.number, rows=len(work.rows), failed=failed, seconds=seconds))
-
-    return tell
-
-
 def _summarise(plan: Plan, captioned: int = 0, seconds: float = 0.0, stages: Stages | None = None) -> Summary:
     failed = plan.failed_before
     if failed is None:
@@ -232,6 +141,13 @@ def _summarise(plan: Plan, captioned: int = 0, seconds: float = 0.0, stages: Sta
         seconds=seconds,
         stages=stages.seconds() if stages is not None else {},
     )
+
+
+def _interrupted(plan: Plan, narrator: Narrator, interruption: Interruption, captioned: int) -> Outcome:
+    finished = plan.own_rows - plan.to_caption + captioned
+    name = signal.Signals(interruption.signal or 0).name
+    narrator.tell(Interrupted(signal=name, done=finished, total=plan.own_rows))
+    return Outcome(interrupted_by=interruption.signal, finished=finished)
 
 
 def _nothing_left(plan: Plan, narrator: Narrator) -> Outcome:

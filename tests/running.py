@@ -43,7 +43,7 @@ def options(tiny_checkpoint: Path, photos: Path, tmp_path: Path) -> RunOptions:
 def change(options: RunOptions, **changes: object) -> RunOptions:
     """Change options by the names of their fields, wherever they are."""
     parts: dict[str, object] = {}
-    for name in ("source", "network", "output"):
+    for name in ("source", "network", "output", "engine"):
         part = getattr(options, name)
         own = {key: value for key, value in changes.items() if key in part.__dataclass_fields__}
         parts[name] = replace(part, **own)

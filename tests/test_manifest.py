@@ -1,5 +1,6 @@
 """Tests of jobs.manifest: other people's parquet tables as a source."""
 
+import pickle
 from pathlib import Path
 
 import pyarrow as pa
@@ -179,6 +180,16 @@ def test_any_rows_in_any_batches(
             for item, n in zip(items, t["n"].to_pylist(), strict=True)
         ]
         assert got == [(f"id{row}", str(row).encode(), row) for row in rows]
+
+
+def test_travels_to_other_processes(tmp_path: Path) -> None:
+    """Pickled while it is read, a manifest gives the same rows elsewhere, and goes on here."""
+    path = manifest(tmp_path / "m.parquet", image=[b"%d" % row for row in range(9)], image_id=[str(row) for row in range(9)])
+    source = opened(path)
+    whole, batches = read(source), source.batches(range(9), 2)
+    next(batches)
+    assert read(pickle.loads(pickle.dumps(source))) == whole  # noqa: S301  our own
+    assert [item.image_id for items, _ in batches for item in items] == [str(row) for row in range(2, 9)]
 
 
 def test_refusals(tmp_path: Path) -> None:

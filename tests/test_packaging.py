@@ -197,7 +197,7 @@ def test_the_architecture_names_every_module() -> None:
 def test_the_workflow_calls_the_sessions_of_nox() -> None:
     """What runs on a push is what runs here."""
     sessions = set(re.findall(r"^@nox\.session.*\n(?:@.*\n)*def (\w+)", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
-    assert sessions == {"lint", "types", "tests", "openvino", "minimums", "bench"}
+    assert sessions == {"lint", "types", "tests", "openvino", "ray", "minimums", "bench"}
     workflow = (ROOT / ".github" / "workflows" / "checks.yml").read_text()
     matrix = re.search(r"session: \[(.*)\]", workflow)
     assert matrix is not None

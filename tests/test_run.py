@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import jobs.engines
 import jobs.loading
-import jobs.run
 from capt.captions import RUN_FILE, read_captions, shard_name, shard_paths
 from capt.errors import CaptError, InputError, OutputError
 from jobs.options import RunOptions
@@ -88,7 +88,7 @@ def test_single_file_has_the_same_content(options: RunOptions, tmp_path: Path) -
 def test_finished_run_does_nothing(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished run started again says so, without loading the network."""
     do(options)
-    monkeypatch.setattr(jobs.run, "_load_network", lambda *_: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(jobs.engines, "load_network", lambda *_: pytest.fail("the network was loaded"))
     assert "is complete: 8 rows. Nothing is left to do." in said(options)
 
 
@@ -122,7 +122,7 @@ def test_only_run_json_is_missing(options: RunOptions, tmp_path: Path, monkeypat
     """Killed after the last shard, a run is completed without loading the network."""
     do(options)
     (tmp_path / "out" / RUN_FILE).unlink()
-    monkeypatch.setattr(jobs.run, "_load_network", lambda *_: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(jobs.engines, "load_network", lambda *_: pytest.fail("the network was loaded"))
     assert do(options) == Outcome(failed=0)
     assert len(rows(tmp_path / "out")) == 8
 
@@ -293,7 +293,7 @@ def test_retry_failed(options: RunOptions, zoo: Path, tmp_path: Path, opened_ima
 def test_retry_without_failures_does_nothing(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """--retry-failed on a run without failures says that it is complete."""
     do(options)
-    monkeypatch.setattr(jobs.run, "_load_network", lambda *_: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(jobs.engines, "load_network", lambda *_: pytest.fail("the network was loaded"))
     assert "Nothing is left to do" in said(change(options, retry_failed=True))
 
 
