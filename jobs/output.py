@@ -236,7 +236,7 @@ class Output:
     def _prepare(self, *, overwrite: bool, shared: bool) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._lock.take(shared=shared, when_alone=partial(self._clear_up, older_than=_OLD if shared else 0.0)):
+            if not self._lock.take(shared=shared, when_alone=partial(self.clear_up, older_than=_OLD if shared else 0.0)):
                 message = f"Another capt-batch run is writing to {self.path}; wait for it, or choose another --output."
                 raise OutputError(message)
             (self.folder / RUN_FILE).unlink(missing_ok=True)
@@ -249,8 +249,12 @@ class Output:
         except OSError as error:
             raise self._cannot_write(error) from error
 
-    def _clear_up(self, *, older_than: float) -> None:
-        """Remove what was half written when a run was killed; young files may be another machine's that no lock reaches."""
+    def clear_up(self, *, older_than: float) -> None:
+        """Remove what was half written when a run was killed; young files may be another machine's that no lock reaches.
+
+        Args:
+            older_than: Seconds; what was written to since stays.
+        """
         halves = [*self.folder.glob("*.tmp")]
         if self.file is not None:
             halves += self.file.parent.glob(f"{glob.escape(self.file.name)}.*tmp")
