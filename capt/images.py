@@ -4,10 +4,12 @@ In: a path or the bytes of a file, from anywhere. Out: an upright RGB image, or 
 `(S, S, 3)` array. Apart, because training and captioning must see the same pixels; needs no torch.
 """
 
+import ctypes
 import io
 import math
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +33,8 @@ SUPPORTED_SUFFIXES = frozenset(
 # Pillow's own guard warns at one size and fails at another, both process-wide; `max_pixels` replaces it, per call.
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
+with suppress(AttributeError, OSError):  # a Pillow without libtiff; else it writes to stderr, beside what Pillow raises
+    ctypes.CDLL(getattr(Image, "core").__file__).TIFFSetErrorHandler(None)  # noqa: B009  not among what Pillow exports
 # Only formats of photographs: Pillow's others include some that call programs (EPS) or nest further images (ICO).
 _FORMATS = tuple(
     name for name in ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF") if name in Image.OPEN

@@ -65,10 +65,11 @@ def merge(options: MergeOptions) -> Summary:
     else:
         report = dict(existing.report)
     if target is not None:
+        target.clear_up(older_than=0.0)  # an earlier merge into it may have been killed
         with at_work():
-            output.pack(target, report, schema, len(shards))
+            output.pack(target.path, report, schema, len(shards))
     return Summary(
-        output=str(target or output.path),
+        output=str(target.path if target is not None else output.path),
         rows=sum(existing.shards.values()),
         failed={str(cause): int(count) for cause, count in dict(report["failed"]).items()},
         shards=len(shards),
@@ -94,7 +95,7 @@ def _shards(fingerprint: Fingerprint, there: Mapping[int, int], report: Mapping[
     return [Shard(number=number, start=0, stop=there.get(number, 0)) for number in range(int(str(report["shards"])))]
 
 
-def _target(options: MergeOptions) -> Location | None:
+def _target(options: MergeOptions) -> Output | None:
     if options.into is None:
         return None
     target = Output(options.into)
@@ -106,7 +107,7 @@ def _target(options: MergeOptions) -> Location | None:
     if target.file.exists() and not options.overwrite:
         message = f"{options.into} exists already; give --overwrite to replace it, or another --into."
         raise OutputError(message)
-    return target.file
+    return target
 
 
 def _check_all(path: Location, shards: Sequence[Shard], there: Mapping[int, int]) -> None:

@@ -249,7 +249,7 @@ class Output:
         try:
             if isinstance(self.folder, Path):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            clear_up = partial(self._clear_up, older_than=_OLD if shared else 0.0)
+            clear_up = partial(self.clear_up, older_than=_OLD if shared else 0.0)
             if self._lock is not None and not self._lock.take(shared=shared, when_alone=clear_up):
                 message = f"Another capt-batch run is writing to {self.path}; wait for it, or choose another --output."
                 raise OutputError(message)
@@ -263,8 +263,12 @@ class Output:
         except OSError as error:
             raise self._cannot_write(error) from error
 
-    def _clear_up(self, *, older_than: float) -> None:
-        """Remove what was half written when a run was killed; young files may be another machine's that no lock reaches."""
+    def clear_up(self, *, older_than: float) -> None:
+        """Remove what was half written when a run was killed; young files may be another machine's that no lock reaches.
+
+        Args:
+            older_than: Seconds; what was written to since stays.
+        """
         if isinstance(self.folder, Remote):
             return  # nothing is half written there
         halves = [*self.folder.glob("*.tmp")]

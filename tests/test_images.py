@@ -207,6 +207,16 @@ def test_any_damage_is_an_image_error(format_name: str) -> None:
             assert error.message  # noqa: PT017
 
 
+def test_a_damaged_tiff_says_nothing_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    """What is wrong inside a compressed TIFF is told by the ImageError alone; the library that decodes it keeps quiet."""
+    buffer = io.BytesIO()
+    photograph(100, 100).save(buffer, "TIFF", compression="tiff_lzw")
+    damaged = bytearray(buffer.getvalue())
+    damaged[200:240] = b"\xff" * 40
+    assert kind_of(bytes(damaged)) == FailureKind.CORRUPT
+    assert capfd.readouterr().err == ""
+
+
 def test_failures_of_files(tmp_path: Path) -> None:
     """Missing, empty, special and unusable paths have each their kind, and none hangs."""
     (tmp_path / "empty.jpg").touch()

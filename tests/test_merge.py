@@ -91,8 +91,10 @@ def test_one_file_may_be_written_as_well(options: RunOptions, tmp_path: Path) ->
     assert read_captions(into).equals(read_captions(tmp_path / "alone.parquet"))
     with pytest.raises(OutputError, match="--overwrite"):
         merge(MergeOptions(output=tmp_path / "out", into=into))
+    (tmp_path / "new" / "all.parquet.5f.tmp").write_text("half")  # as a merge leaves that is killed
     merge(MergeOptions(output=tmp_path / "out", into=into, overwrite=True))
     assert read_captions(into).num_rows == 8
+    assert [path.name for path in into.parent.iterdir()] == ["all.parquet"]
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(read_captions(into).select(["image_id"]).replace_schema_metadata(None), foreign)
     with pytest.raises(OutputError, match="not written by capt-batch"):
@@ -182,7 +184,7 @@ def test_a_share_that_cannot_clear_up_keeps_nobody_out(tmp_path: Path, monkeypat
         patch.setattr(Path, "unlink", refuse)
         lock = FolderLock(tmp_path / "out")
         output = Output(tmp_path / "out")
-        assert lock.take(shared=True, when_alone=lambda: output._clear_up(older_than=0.0))
+        assert lock.take(shared=True, when_alone=lambda: output.clear_up(older_than=0.0))
     with output.prepared(overwrite=False, shared=True):
         pass
     lock.let_go()
