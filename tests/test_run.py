@@ -428,11 +428,11 @@ def test_a_manifest_reads_nothing_outside(options: RunOptions, hostile: Path, ph
     errors = {row["image_id"]: row["error"] for row in rows(tmp_path / "out")}
     assert errors.pop("cat.jpg") is None
     remedy = f"lies outside {folder}; give --image-root a folder that holds it, or --allow-outside."
-    shown = {name: name if name != "file:///etc/passwd" else "file:/etc/passwd" for name in errors}
+    shown = {name: name if name != "file:///etc/passwd" else "/etc/passwd" for name in errors}
     assert errors == {name: f"outside: {shown[str(name)]} {remedy}" for name in errors}
     assert do(change(options, source=str(hostile), allow_outside=True, retry_failed=True)) == Outcome(failed=1)
     kinds = {row["image_id"]: str(row["error"]).partition(":")[0] for row in rows(tmp_path / "out") if row["error"]}
-    assert kinds == {"file:///etc/passwd": "not_found"}
+    assert kinds == {"file:///etc/passwd": "not_an_image"}
     assert photos.is_dir()
 
 
