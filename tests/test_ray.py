@@ -1,4 +1,4 @@
-"""Tests of jobs.ray_engine: the table of one machine, made by actors on a real cluster whose nodes die."""
+"""Tests of jobs.ray_engine and jobs.ray_cluster: the table of one machine, made by actors on a real cluster whose nodes die."""
 
 import signal
 import subprocess
@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs.options
+import jobs.ray_cluster
 import jobs.ray_engine
 from capt.captions import RUN_FILE, read_captions, shard_paths
 from capt.errors import CaptError, InputError, OutputError
 from jobs.options import EngineOptions, NetworkOptions, OutputOptions, RunOptions
 from jobs.plan import prepare
-from jobs.ray_engine import Crew, plan_crew
+from jobs.ray_cluster import Crew, plan_crew
 from jobs.source import SourceOptions
 from tests.running import Ended, Job, Started, call, carry_out, change, do, wait_for_shards
 
@@ -61,7 +62,7 @@ class Machines:
 def machines() -> Iterator[Machines]:
     """Give a cluster; the key to it is not the user's own, which Ray would make in the home folder."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**jobs.ray_engine._SETTINGS, "RAY_AUTH_TOKEN": TOKEN}.items():
+        for name, value in {**jobs.ray_cluster._SETTINGS, "RAY_AUTH_TOKEN": TOKEN}.items():
             patch.setenv(name, value)
         cluster = Machines()
         yield cluster
@@ -199,9 +200,9 @@ def test_shards_that_cannot_be_done(machines: Machines, options: RunOptions, fau
 
 OWN_CLUSTER = """
 import signal
-from jobs.ray_engine import _connected, alive_nodes
+from jobs.ray_cluster import alive_nodes, connected
 before = signal.getsignal(signal.SIGTERM)
-with _connected("local"):
+with connected("local"):
     import ray
     print(ray.nodes()[0]["NodeManagerAddress"], len(alive_nodes()), signal.getsignal(signal.SIGTERM) == before)
 print(ray.is_initialized())
@@ -221,26 +222,26 @@ def test_a_cluster_of_its_own_hears_nobody_else(monkeypatch: pytest.MonkeyPatch)
 def test_clusters_that_do_not_answer(address: str) -> None:
     """An address at which nobody listens is refused at once, in one sentence."""
     with pytest.raises(InputError, match=f"No Ray cluster answers at .*{address[-1]}; give the HOST:PORT"):
-        jobs.ray_engine._find_cluster(address)
+        jobs.ray_cluster._find_cluster(address)
 
 
 def test_which_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Named, from RAY_ADDRESS, running here, or none: in this order; what is left of one that ended is no cluster."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr(jobs.ray_engine, "_answers", lambda address: bool(address) and not address.startswith("gone"))
-    assert jobs.ray_engine._find_cluster(None) is None
+    monkeypatch.setattr(jobs.ray_cluster, "_answers", lambda address: bool(address) and not address.startswith("gone"))
+    assert jobs.ray_cluster._find_cluster(None) is None
     with pytest.raises(InputError, match="No Ray cluster runs on this machine; start it with ray start"):
-        jobs.ray_engine._find_cluster("auto")
+        jobs.ray_cluster._find_cluster("auto")
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("gone:1")
-    assert jobs.ray_engine._find_cluster(None) is None
+    assert jobs.ray_cluster._find_cluster(None) is None
     (tmp_path / "ray" / "ray_current_cluster").write_text("here:1\n")
-    assert jobs.ray_engine._find_cluster(None) == jobs.ray_engine._find_cluster("auto") == "here:1"
+    assert jobs.ray_cluster._find_cluster(None) == jobs.ray_cluster._find_cluster("auto") == "here:1"
     monkeypatch.setenv("RAY_ADDRESS", "there:2")
-    assert jobs.ray_engine._find_cluster(None) == "there:2"
-    assert jobs.ray_engine._find_cluster("local") is None
-    assert jobs.ray_engine._find_cluster("named:3") == "named:3"
+    assert jobs.ray_cluster._find_cluster(None) == "there:2"
+    assert jobs.ray_cluster._find_cluster("local") is None
+    assert jobs.ray_cluster._find_cluster("named:3") == "named:3"
 
 
 @pytest.fixture
