@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import translate
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -214,19 +214,17 @@ class Remote:
 
     def _try(self, action: Callable[[], _Result]) -> _Result:
         """Do something, again where a store or the way to it failed for a moment."""
-        for pause in _PAUSES:
+        pauses = iter(_PAUSES)
+        while True:
             try:
                 return action()
-            except OSError as error:
-                if _is_final(error):
-                    raise _shortened(error) from error
             except pa.ArrowInvalid as error:  # a name that no object can have
                 raise FileNotFoundError(first_line(error)) from error
+            except OSError as error:
+                pause = None if _is_final(error) else next(pauses, None)
+                if pause is None:
+                    raise _shortened(error) from error
             time.sleep(pause)
-        try:
-            return action()
-        except OSError as error:
-            raise _shortened(error) from error
 
 
 Location: TypeAlias = Path | Remote
@@ -241,14 +239,10 @@ class FileSystem:
     prefix: str
     kind: str
 
-    @cached_property
+    @property
     def opened(self) -> fs.FileSystem:
         """The file system itself."""
         return _open(self.uri)[0]
-
-    def __reduce__(self) -> tuple[type["FileSystem"], tuple[str, str, str]]:
-        """Travel without what was opened."""
-        return type(self), (self.uri, self.prefix, self.kind)
 
 
 def open_parquet(place: Location, **options: Any) -> pq.ParquetFile:  # noqa: ANN401 - pyarrow's own

@@ -230,7 +230,7 @@ def run(
         if log_json is not None:
             narrator.add(EventLog(log_json))
         if metrics is not None:
-            narrator.add(MetricsFile(metrics, output=locate(output), share=shard))
+            narrator.add(MetricsFile(metrics, output=options.output.path, share=shard))
         plan = prepare(options)
         outcome = run_plan(plan, narrator)
     if outcome.interrupted_by is not None:

@@ -6,7 +6,6 @@ from the reader, because row groups, blocks and files are nobody else's business
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from capt.errors import InputError, first_line
 from capt.remote import Location, Remote, open_parquet, place_in
 from jobs.columns import ImageColumn, choose_columns
-from jobs.source import IdentityCheck, Item, SourceOptions
+from jobs.source import IdentityCheck, Item, SourceOptions, reading
 
 _ROWS_OF_BYTES = 16  # rows decoded at a time: photographs have megabytes
 _ROWS_OF_TEXT = 1024
@@ -181,7 +180,7 @@ class ManifestSource:
         """Give some columns of all rows, in blocks with the number of their first row."""
         for path, first in reversed(self._file_starts.items()):
             start = first
-            with _reading(path), open_parquet(path) as file:
+            with reading("manifest", path), open_parquet(path) as file:
                 for batch in file.iter_batches(batch_size=1 << 14, columns=columns, use_threads=False):
                     yield pa.Table.from_batches([batch]), start
                     start += batch.num_rows
@@ -212,7 +211,7 @@ class ManifestSource:
         file: pq.ParquetFile | None = None
         for index in range(first, len(self._groups)):
             group = self._groups[index]
-            with _reading(group.file):
+            with reading("manifest", group.file):
                 if file is None or self._groups[index - 1].file != group.file:
                     file = open_parquet(group.file, buffer_size=_READ_BYTES, pre_buffer=False)
                 start = group.start
@@ -236,7 +235,7 @@ def _survey(files: Sequence[Location]) -> tuple[list[_RowGroup], pa.Schema]:
     schema: pa.Schema | None = None
     start = 0
     for path in files:
-        with _reading(path), open_parquet(path) as file:
+        with reading("manifest", path), open_parquet(path) as file:
             own = file.schema_arrow.remove_metadata()
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         schema = own if schema is None else _unify(schema, own, path, files[0])
@@ -262,14 +261,3 @@ def _unify(schema: pa.Schema, own: pa.Schema, path: Location, first: Location) -
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     ordered = table.select(schema.names)
     return ordered if ordered.schema.equals(schema) else ordered.cast(schema)
-
-
-@contextmanager
-def _reading(path: Location) -> Iterator[None]:
-    """Turn what Arrow says about a damaged or vanished file into an InputError that names it."""
-    try:
-        yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        reason = first_line(error)
-        message = f"The manifest {path} cannot be read ({reason}); make it again, or leave it out."
-        raise InputError(message) from error

@@ -9,6 +9,7 @@ import math
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from capt.errors import InputError
+from capt.errors import InputError, first_line
 from capt.images import DEFAULT_MAX_PIXELS
 from capt.inside import lies_inside
 from capt.remote import Location, Remote
@@ -190,6 +191,28 @@ def mark(image_id: str) -> int:
     """
     data = image_id.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+@contextmanager
+def reading(kind: str, place: Location, *further: type[Exception]) -> Iterator[None]:
+    """Turn what is said about a damaged or vanished file of a source into an InputError that names it.
+
+    Args:
+        kind: What the file is, such as `manifest`.
+        place: The file.
+        further: Errors of whatever reads such files, beside those of the system and of Arrow.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError, *further) as error:
+        message = f"The {kind} {place} cannot be read ({first_line(error)}); make it again, or leave it out."
+        raise InputError(message) from error
 
 
 def readable_text(name: str) -> str:

@@ -15,17 +15,17 @@ import tarfile
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO
 
 import pyarrow as pa
 
-from capt.errors import InputError, first_line
+from capt.errors import InputError
 from capt.images import SUPPORTED_SUFFIXES
 from capt.remote import Location, Remote
-from jobs.source import IdentityCheck, Item, SourceOptions, readable_text
+from jobs.source import IdentityCheck, Item, SourceOptions, readable_text, reading
 
 TAR_SUFFIX = ".tar"
 _BESIDE = ("txt", "json")
@@ -77,7 +77,7 @@ class TarSource:
         for path in self._files:
             self._first_rows.append(len(self._ends))
             left = None if options.limit is None else options.limit - len(self._ends)
-            with _reading(path):
+            with reading("tar file", path, tarfile.TarError, EOFError):
                 for key, places in islice(_samples(path), left):
                     self._names += key.encode("utf-8", "surrogateescape")
                     self._ends.append(len(self._names))
@@ -122,7 +122,7 @@ class TarSource:
                 items: list[Item] = []
                 beside: dict[str, list[str | None]] = {name: [] for name in self._beside}
                 for number, group in self._by_file(rows[start : start + size]):
-                    with _reading(self._files[number]):
+                    with reading("tar file", self._files[number], tarfile.TarError, EOFError):
                         if opened is None or opened[0] != number:
                             if opened is not None:
                                 opened[1].close()
@@ -216,13 +216,3 @@ def _read_together(file: IO[bytes], places: Sequence[tuple[int, int]]) -> dict[i
     file.seek(first)
     block = file.read(last + size - first)
     return {start: bytes(block[start - first : start - first + length]) for start, length in places}
-
-
-@contextmanager
-def _reading(path: Location) -> Iterator[None]:
-    """Turn what is said about a damaged or vanished file into an InputError that names it."""
-    try:
-        yield
-    except (OSError, tarfile.TarError, pa.ArrowException, EOFError) as error:
-        message = f"The tar file {path} cannot be read ({first_line(error)}); make it again, or leave it out."
-        raise InputError(message) from error
