@@ -53,7 +53,8 @@ def file_names(folder: Location, *, output: Location | None = None) -> Iterator[
 
 
 def _remote_names(folder: Remote, output: Location | None) -> Iterator[str]:
-    files = (file for file in folder.files() if output is None or not file.is_below(output))
+    within = None if output == folder else output  # a run may write where it reads
+    files = (file for file in folder.files() if within is None or not file.is_below(within))
     names = (file.relative_to(folder) for file in files)
     split = [name.split("/") for name in names]
     visible = [parts for parts in split if not any(part.startswith(".") for part in parts)]

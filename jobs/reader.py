@@ -64,8 +64,7 @@ def _open_file(path: Location, options: SourceOptions) -> Source:
 
 
 def _open_pattern(options: SourceOptions, output: Location | None) -> Source:
-    tars = [path for path in matching(options.source) if path.suffix.lower() == TAR_SUFFIX]
-    manifests = find_manifests(options.source, output)
+    tars, manifests = _tables(matching(options.source), output)
     if tars and manifests:
         message = f"{options.source} matches {tars[0].name} and {manifests[0].name}; caption tar and parquet files in two runs."
         raise InputError(message)
@@ -153,61 +152,49 @@ class PathSource:
         return os.fsdecode(bytes(self._blob[start : self._ends[row]]))
 
 
-def find_manifests(pattern: Location | str, output: Location | None) -> list[Location]:
-    """Find parquet files.
-
-    Args:
-        pattern: A folder, searched with its subfolders, or a pattern (`jobs.listing.matching`).
-        output: Where the run writes; what lies there is left out.
-
-    Returns:
-        Places in natural order; for a folder perhaps none.
-    """
-    candidates = _below(pattern, output) if not isinstance(pattern, str) else matching(pattern)
-    return [
-        path
-        for path in candidates
-        if path.suffix.lower() in PARQUET_SUFFIXES and not (output is not None and _is_own_output(path, output))
-    ]
-
-
-def _below(folder: Location, output: Location | None) -> list[Location]:
-    return [folder / name for name in file_names(folder, output=output)]
+def _tables(places: Iterable[Location], output: Location | None) -> tuple[list[Location], list[Location]]:
+    """Choose the tar files and the parquet files among some, without what the run itself has written."""
+    ours = [path for path in places if output is None or not _is_own_output(path, output)]
+    tars = [path for path in ours if path.suffix.lower() == TAR_SUFFIX]
+    return tars, [path for path in ours if path.suffix.lower() in PARQUET_SUFFIXES]
 
 
 def _is_own_output(path: Location, output: Location) -> bool:
     """Tell whether a file is the output, or one of its shards."""
-    if isinstance(path, Remote):
-        return path.is_below(output)
-    return path.absolute() == Path(str(output)).absolute() or (
-        path.absolute().parent == Path(str(output)).absolute() and path.name.startswith("captions-")
-    )
+    path, output = (place.absolute() if isinstance(place, Path) else place for place in (path, output))
+    return path == output or (path.parent == output and path.name.startswith("captions-"))
 
 
 def _open_folder(folder: Location, options: SourceOptions, output: Location | None) -> Source:
-    source = PathSource(_image_names(folder, output), folder=folder, options=options)
+    others: list[str] = []
+    source = PathSource(_image_names(file_names(folder, output=output), others), folder=folder, options=options)
     if source.rows:
         if options.split is not None:
             message = "--split chooses rows of a parquet manifest, but the source is a folder of images; leave it out."
             raise InputError(message)
         return source
-    files = _below(folder, output)
-    tars = [path for path in files if path.suffix.lower() == TAR_SUFFIX]
+    files = (path for path in (folder / name for name in others) if isinstance(path, Remote) or path.is_file())
+    tars, manifests = _tables(files, output)
     if tars:  # img2dataset lays a parquet file without images beside each
         return TarSource(tars, options)
-    manifests = find_manifests(folder, output)
     if manifests:
         return ManifestSource(manifests, options)
     endings = ", ".join(sorted(SUPPORTED_SUFFIXES))
-    content = f"none of its {len(files)} files" if files else "no file in it"
+    content = f"none of its {len(others)} files" if others else "no file in it"
     message = f"{folder} holds no images: {content} ends in {endings}, .parquet or .tar."
     raise InputError(message)
 
 
-def _image_names(folder: Location, output: Location | None) -> Iterator[str]:
-    for name in file_names(folder, output=output):
+def _image_names(names: Iterable[str], others: list[str]) -> Iterator[str]:
+    """Give the names of images; until the first one is met, keep those of other files."""
+    found = False
+    for name in names:
         if os.path.splitext(name)[1].lower() in SUPPORTED_SUFFIXES:  # noqa: PTH122  a Path for each of a million names
+            found = True
+            others.clear()
             yield name
+        elif not found:
+            others.append(name)
 
 
 def _open_list(path: Location, options: SourceOptions) -> PathSource:

@@ -150,6 +150,15 @@ def test_a_run_from_and_to_an_object_store(s3: str, photos: Path, tmp_path: Path
     assert start(*arguments, "--max-length", "3", "--overwrite").code == 0
 
 
+def test_a_run_may_write_where_it_reads(s3: str, photos: Path, start: Started) -> None:
+    """A folder of an object store takes the captions of its own images, and goes on there."""
+    put_photos(s3, photos)
+    assert start(s3, "--output", s3, "--shard-size", "3").code == 0
+    (locate(s3) / RUN_FILE).unlink()
+    assert start(s3, "--output", s3, "--shard-size", "3").code == 0
+    assert read_captions(locate(s3)).num_rows == len(list(photos.iterdir()))
+
+
 def test_shares_and_one_file_in_an_object_store(s3: str, photos: Path, tmp_path: Path, start: Started) -> None:
     """Machines share an output by URI, merge makes it complete and one file of it; a run into one file leaves nothing else."""
     assert start(photos, "--output", tmp_path / "out", "--shard-size", "3").code == 0
