@@ -19,6 +19,7 @@ from capt.device import Runtime, choose_device, choose_precision, choose_runtime
 from capt.ensemble import load_writers
 from capt.errors import CaptError, first_line
 from capt.inference import quicken
+from jobs.allocation import keep_freed_memory
 from jobs.loading import LoadedBatch
 from jobs.options import AUTO, NetworkOptions
 from jobs.progress import Stage, Stages
@@ -69,6 +70,8 @@ class TorchNetwork:
             CaptError: If the checkpoint or the device cannot be used.
         """
         self.device = choose_device(options.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.precision = choose_precision(options.precision, self.device)
         self.writers = load_writers(options.checkpoints)
         self._captioner = self.writers.captioner.to(self.device).set_precision(self.precision)

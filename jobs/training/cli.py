@@ -267,6 +267,7 @@ def train(
 
     from capt.device import choose_device, choose_training_precision
     from capt.encoder import EncoderConfig, Layer
+    from jobs.allocation import keep_freed_memory
     from jobs.training.curves import Watcher
     from jobs.training.features import default_cache_folder
     from jobs.training.options import Selection, TextOptions, WordsOptions, stage_options
@@ -280,6 +281,8 @@ def train(
         message = "--text-images and --text-exclude choose from --text; name the file of captions with it."
         raise InputError(message)
     chosen = choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     plan = TrainingPlan(
         data=DataPlan(
             source=source,
