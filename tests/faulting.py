@@ -167,6 +167,7 @@ class Program:
 def _be_limited(arguments: list[str], log: str, limits: dict[int, int], is_impatient: bool) -> None:  # noqa: FBT001
     for kind, most in limits.items():
         resource.setrlimit(kind, (most, most))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background, as tests may be, ignores it
     if is_impatient:
         jobs.waits._LONG, jobs.narrator._INTERVAL, jobs.interruption._GRACE = 1.0, 0.5, 2.0
     be_the_program(arguments, log)
