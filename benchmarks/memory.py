@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -56,12 +56,13 @@ def write_checkpoint(path: Path) -> None:
     save_checkpoint(path, captioner=captioner, vocabulary=vocabulary, preprocessing=preprocessing, card={"name": "memory"})
 
 
-def write_manifest(path: Path, rows: int) -> int:
-    """Write a manifest that reuses the example photographs.
+def write_manifest(path: Path, rows: int, photos: Sequence[bytes] = ()) -> int:
+    """Write a manifest that reuses a few photographs.
 
     Args:
         path: Where.
         rows: How many.
+        photos: The bytes of each, by default of the examples.
 
     Returns:
         Its size in bytes.
@@ -69,13 +70,12 @@ def write_manifest(path: Path, rows: int) -> int:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("image_id", pa.string()), ("image", kind), ("note", pa.string())])
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
-        for table in _row_groups(rows, schema):
+        for table in _row_groups(rows, photos or [each.read_bytes() for each in sorted(PHOTOS.glob("*.jpg"))], schema):
             writer.write_table(table)
     return path.stat().st_size
 
 
-def _row_groups(rows: int, schema: pa.Schema) -> Iterator[pa.Table]:
-    photos = [path.read_bytes() for path in sorted(PHOTOS.glob("*.jpg"))]
+def _row_groups(rows: int, photos: Sequence[bytes], schema: pa.Schema) -> Iterator[pa.Table]:
     for start in range(0, rows, ROW_GROUP):
         numbers = range(start, min(start + ROW_GROUP, rows))
         images = [{"bytes": photos[number % len(photos)], "path": None} for number in numbers]

@@ -3,11 +3,13 @@
 In: what happened. Out: one sentence that says what to do next. Apart, because both programs end on these and on nothing else.
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
 _MOST_SHOWN = 200  # characters of another library's message
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 DEBUG = "CAPT_DEBUG"  # environment variable; when set, an unforeseen error shows its traceback
 
 
@@ -94,7 +96,7 @@ def first_line(error: BaseException) -> str:
 
 
 def unforeseen(error: Exception) -> str:
-    """Tell of an error that nobody foresaw: a fault of capt's own, or of the machine.
+    """Tell of an error that nobody foresaw: a fault of capt's own, or of a machine without memory or descriptors.
 
     Args:
         error: Not a CaptError.
@@ -102,5 +104,9 @@ def unforeseen(error: Exception) -> str:
     Returns:
         One sentence that says what to do.
     """
+    if isinstance(error, MemoryError):
+        return "There is not enough memory; free some, or ask for less at a time (--batch-size, --workers), and start again."
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
+        return "Too many open files; raise the limit (ulimit -n), and start again."
     what = f"{type(error).__name__}: {first_line(error)}"
     return f"An unforeseen error ended this ({what}); set {DEBUG}=1 to see where, and report it."

@@ -3,6 +3,7 @@
 In: a LoadedBatch. Out: its rows as an Arrow table. Apart, because everything the job asks of torch is here, behind Network.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from jobs.source import ReferenceBook
 
 _BRIGHTEST = 255
 _ENCODED_AT_ONCE = 16
+_NO_MEMORY = re.compile("not enough memory|allocate memory|bad_alloc")  # what torch says where it raises no kind of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +113,14 @@ class TorchNetwork:
         try:
             with torch.inference_mode():
                 return self._caption(pixels, references)
-        except torch.OutOfMemoryError as error:
-            message = f"{self.device} has not the memory for {len(pixels)} images at a time; lower --batch-size and start again."
-            raise CaptError(message) from error
-        except RuntimeError as error:  # whatever else a device reports
+        except RuntimeError as error:  # whatever a device reports
             reason = first_line(error)
-            message = f"{self.device} failed ({reason}); start the same command again, or give --device cpu."
+            if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(reason):
+                message = (
+                    f"{self.device} has not the memory for {len(pixels)} images at a time; lower --batch-size and start again."
+                )
+            else:
+                message = f"{self.device} failed ({reason}); start the same command again, or give --device cpu."
             raise CaptError(message) from error
 
     def _caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:

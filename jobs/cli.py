@@ -176,7 +176,7 @@ def run(
     """Caption every image of a folder, a list or a parquet table; started again, it goes on where it was stopped."""
     from capt.remote import locate
     from jobs.event_log import EventLog
-    from jobs.interruption import SIGNAL_EXIT
+    from jobs.interruption import SIGNAL_EXIT, Deadline
     from jobs.metrics_file import MetricsFile
     from jobs.narrator import Narrator
     from jobs.options import EngineOptions, NetworkOptions, OutputOptions, RunOptions, Share, default_workers
@@ -226,13 +226,18 @@ def run(
     if dry_run:
         typer.echo("\n".join(describe(prepare(options))), err=True)
         return
-    with Narrator(Reporter(quiet=quiet)) as narrator:
-        if log_json is not None:
-            narrator.add(EventLog(log_json))
-        if metrics is not None:
-            narrator.add(MetricsFile(metrics, output=options.output.path, share=shard))
-        plan = prepare(options)
-        outcome = run_plan(plan, narrator)
+    try:
+        with Deadline(), Narrator(Reporter(quiet=quiet)) as narrator:
+            if log_json is not None:
+                narrator.add(EventLog(log_json))
+            if metrics is not None:
+                narrator.add(MetricsFile(metrics, output=options.output.path, share=shard))
+            with narrator.waits.of(f"looking at {source} and {output}"):
+                plan = prepare(options)
+            outcome = run_plan(plan, narrator)
+    except KeyboardInterrupt as stop:
+        typer.echo("capt-batch: Interrupted before work began; start the same command again.", err=True)
+        raise typer.Exit(INTERRUPTED) from stop
     if outcome.interrupted_by is not None:
         command = shlex.join(["capt-batch", *sys.argv[1:]])
         done = f"{outcome.finished:,} of {plan.own_rows:,} images are done and kept"

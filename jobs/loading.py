@@ -188,7 +188,7 @@ class Loader:
         size, done = self._options.batch_size, 0
         batches = self._source.batches(work.rows, size)
         while not self._stopping.is_set() and done < len(work.rows):
-            with self._stages.time(Stage.READ):
+            with self._stages.time(Stage.READ, "reading the source"):
                 items, travelling = next(batches)
             done += len(items)
             images = [self._pool.submit(partial(self._load, item)) for item in items]

@@ -7,7 +7,7 @@ from the reader, because row groups, blocks and files are nobody else's business
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from capt.errors import InputError, first_line
 from capt.remote import Location, Remote, open_parquet, place_in
 from jobs.columns import ImageColumn, choose_columns
-from jobs.source import IdentityCheck, Item, SourceOptions, reading
+from jobs.source import IdentityCheck, Item, SourceOptions, Unchanged, reading
 
 _ROWS_OF_BYTES = 16  # rows decoded at a time: photographs have megabytes
 _ROWS_OF_TEXT = 1024
@@ -62,7 +62,8 @@ class ManifestSource:
         """
         self._root = options.image_root
         self._allow_outside = options.allow_outside
-        self._groups, schema = _survey(files)
+        self._unchanged = Unchanged("manifest")
+        self._groups, schema = _survey(files, self._unchanged)
         self._starts = [group.start for group in self._groups]
         self._file_starts = {group.file: group.start for group in reversed(self._groups)}
         self.columns = choose_columns(schema, files[0], options)
@@ -202,8 +203,18 @@ class ManifestSource:
         goes_on = block is not None and position >= block.stop
         if block is None or not goes_on or (wanted != block.group and self._starts[wanted] != block.stop):
             self._stream = self._blocks(wanted)
-        self._block = next(block for block in self._stream if position < block.stop)
-        return self._block
+        found = next((block for block in self._stream if position < block.stop), None)
+        if found is None or found.start > position:
+            self._refuse_cut(self._groups[wanted].file)
+        self._block = found
+        return found
+
+    def _refuse_cut(self, file: Location) -> NoReturn:
+        """Refuse a file that was cut short while it was read: Arrow then gives fewer rows, and says nothing."""
+        with reading("manifest", file):
+            self._unchanged.check(file)
+        message = f"The manifest {file} cannot be read (it ends before its rows do); make it again, or leave it out."
+        raise InputError(message)
 
     def _blocks(self, first: int) -> Iterator[_Block]:
         """Decode row groups from one on, without holding more of a column than a few pages."""
@@ -217,6 +228,7 @@ class ManifestSource:
                 start = group.start
                 columns, numbers = self.columns.read, [group.number]
                 for batch in file.iter_batches(rows, row_groups=numbers, columns=columns, use_threads=False):
+                    self._unchanged.check(group.file)
                     yield _Block(table=_conform(pa.Table.from_batches([batch]), self._schema), group=index, start=start)
                     start += batch.num_rows
 
@@ -229,15 +241,17 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
-def _survey(files: Sequence[Location]) -> tuple[list[_RowGroup], pa.Schema]:
-    """Find all row groups, and the schema that all files share."""
+def _survey(files: Sequence[Location], unchanged: Unchanged) -> tuple[list[_RowGroup], pa.Schema]:
+    """Find all row groups, and the schema that all files share; each file is remembered before it is read."""
     groups: list[_RowGroup] = []
     schema: pa.Schema | None = None
     start = 0
     for path in files:
-        with reading("manifest", path), open_parquet(path) as file:
-            own = file.schema_arrow.remove_metadata()
-            sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        with reading("manifest", path):
+            unchanged.check(path)
+            with open_parquet(path) as file:
+                own = file.schema_arrow.remove_metadata()
+                sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         schema = own if schema is None else _unify(schema, own, path, files[0])
         for number, size in enumerate(sizes):
             if size:

@@ -32,7 +32,8 @@ from jobs.events import (
     Warned,
 )
 from jobs.exit_codes import exit_code
-from jobs.progress import Stages
+from jobs.progress import Stages, duration
+from jobs.waits import Waits
 
 _INTERVAL = 10.0  # seconds between tellings of how far the run is
 _RATE_WINDOW = 30.0  # seconds over which images/s are averaged
@@ -47,25 +48,27 @@ class Narrator:
         Args:
             listeners: In the order in which they hear.
         """
+        self.waits = Waits()
         self._listeners: list[Listener] = list(listeners)
         self._failing: set[int] = set()
         self._lock = threading.RLock()
         self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._has_begun = False
+        self._thread = threading.Thread(target=self._tick, name="narrator", daemon=True)
         self._total = self._done = self._shards = self._shards_done = 0
         self._failed: Counter[str] = Counter()
         self._stages = Stages()
         self._history: deque[tuple[float, int]] = deque()
 
     def __enter__(self) -> Self:
-        """Be ready."""
+        """Be ready, and tell from now on what takes long."""
+        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Tell of an error, and close all listeners."""
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
         if isinstance(error, Exception):
             sentence = str(error) if isinstance(error, CaptError) else unforeseen(error)
             self.tell(Broken(sentence=sentence, exit_code=exit_code(error)))
@@ -132,9 +135,8 @@ class Narrator:
             self._total, self._done, self._shards, self._shards_done = total, done, shards, shards_done
             self._failed, self._stages = Counter(failed), stages
             self._history.append((time.monotonic(), done))
+            self._has_begun = True
             self.tell(Began(self._standing()))
-        self._thread = threading.Thread(target=self._tick, name="narrator", daemon=True)
-        self._thread.start()
 
     def advance(self, table: pa.Table) -> None:
         """Tell of images that are done.
@@ -161,7 +163,11 @@ class Narrator:
     def _tick(self) -> None:
         while not self._closing.wait(_INTERVAL):
             with self._lock:
-                if not self._closing.is_set():  # it may have ended while the lock was waited for
+                if self._closing.is_set():  # it may have ended while the lock was waited for
+                    return
+                for what, seconds in self.waits.overdue():
+                    self.warn(f"Still {what}, for {duration(seconds)} now; Ctrl-C ends it, and what is finished is kept.")
+                if self._has_begun:
                     self._note_time()
                     self.tell(Progressed(self._standing()))
 

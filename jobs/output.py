@@ -7,6 +7,7 @@ nothing of an earlier run may be lost or mixed up, and that is decided here alon
 import glob
 import io
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -180,11 +181,7 @@ class Output:
         Raises:
             OutputError: If it cannot be read.
         """
-        try:
-            return [str(image_id) for image_id in self._read(number, ["image_id"]).column("image_id").to_pylist()]
-        except (OSError, pa.ArrowException) as error:
-            message = f"{shard_name(number)} of {self.path} cannot be read any more; remove it and start the same command again."
-            raise OutputError(message) from error
+        return [str(image_id) for image_id in self._read(number, ["image_id"]).column("image_id").to_pylist()]
 
     def count_failures(self, shards: Iterable[int]) -> Counter[str]:
         """Count failed rows by their cause.
@@ -200,6 +197,23 @@ class Output:
             for outcomes in pool.map(self._outcomes, shards):
                 causes.update(error.split(":", 1)[0] for status, error in outcomes if status == Status.FAILED)
         return causes
+
+    def check_shards(self, numbers: Iterable[int]) -> None:
+        """See that no finished shard has gone while others were written.
+
+        Args:
+            numbers: Of the shards that must be there.
+
+        Raises:
+            OutputError: If one is not, naming it.
+        """
+        lost = sorted(set(numbers) - shard_paths(self.folder).keys())
+        if lost:
+            named = f"{shard_name(lost[0])}{' and others were' if len(lost) > 1 else ' was'}"
+            message = (
+                f"{named} removed from {self.folder} while the run went on; start the same command again, which makes it anew."
+            )
+            raise OutputError(message)
 
     def complete(self, report: Mapping[str, object], schema: pa.Schema, shards: int) -> None:
         """Make a run complete: `run.json` last, or all parts in one file.
@@ -293,11 +307,18 @@ class Output:
     def _read(self, number: int, columns: Sequence[str] | None) -> pa.Table:
         """Read some columns of a finished shard; None gives all, but no rows."""
         part = self.folder / shard_name(number)
-        if self.file is not None and self.file.exists() and not part.exists():
-            with open_parquet(self.file) as file:
-                return file.schema_arrow.empty_table() if columns is None else file.read_row_group(number, columns=columns)
-        with open_parquet(part) as file:
-            return file.schema_arrow.empty_table() if columns is None else file.read(columns=columns)
+        try:
+            if self.file is not None and self.file.exists() and not part.exists():
+                with open_parquet(self.file) as file:
+                    return file.schema_arrow.empty_table() if columns is None else file.read_row_group(number, columns=columns)
+            with open_parquet(part) as file:
+                return file.schema_arrow.empty_table() if columns is None else file.read(columns=columns)
+        except MemoryError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            what = f"{shard_name(number)} of {self.path} cannot be read any more ({_reason(error)})"
+            message = f"{what}; mend that, or remove it, and start the same command again."
+            raise OutputError(message) from error
 
     def _outcomes(self, number: int) -> list[tuple[str, str]]:
         table = self._read(number, ["status", "error"])
@@ -370,6 +391,12 @@ def _rows_of(path: Location, fingerprint: Fingerprint) -> int | None:
     """Count the rows of a shard, if it is there, whole and of this run."""
     found = _read_footer(path) if path.exists() else None
     return found[1] if found is not None and not found[0].differences(fingerprint) else None
+
+
+def _reason(error: Exception) -> str:
+    """Tell why a file cannot be read; Arrow says it in many words, and its path again."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else first_line(error)
 
 
 def _without_report(schema: pa.Schema) -> pa.Schema:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from jobs.events import Advanced, Began, Event, Finished, Progressed, Said, Standing, Warned
+from jobs.waits import Waits
 
 _MINUTE, _HOUR = 60, 3600
 _SAMPLES = 8  # captions shown at the end, so that a newcomer sees what is in the table
@@ -37,24 +38,31 @@ class Stage(StrEnum):
 class Stages:
     """Counts busy seconds by stage, from any thread."""
 
-    def __init__(self) -> None:
-        """Begin at zero."""
+    def __init__(self, waits: Waits | None = None) -> None:
+        """Begin at zero.
+
+        Args:
+            waits: Where blocks that say what they do are known while they last.
+        """
+        self._waits = Waits() if waits is None else waits
         self._lock = threading.Lock()
         self._seconds: Counter[Stage] = Counter()
 
     @contextmanager
-    def time(self, stage: Stage) -> Iterator[None]:
+    def time(self, stage: Stage, what: str = "") -> Iterator[None]:
         """Count the seconds of a block.
 
         Args:
             stage: To which they belong.
+            what: What it does that a file system may hold up, as in `writing captions-00003.parquet`.
 
         Yields:
             Nothing.
         """
         begun = time.perf_counter()
         try:
-            yield
+            with self._waits.of(what) if what else nullcontext():
+                yield
         finally:
             passed = time.perf_counter() - begun
             with self._lock:

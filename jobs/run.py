@@ -62,7 +62,7 @@ def run(plan: Plan, narrator: Narrator) -> Outcome:
     if share is not None and not plan.works:
         narrator.say(f"Share {share} of {plan.output.path} is complete: {plan.own_rows:,} rows. {_how_to_merge(plan)}")
         return _nothing_left(plan, narrator)
-    begun, stages = datetime.now(UTC), Stages()
+    begun, stages = datetime.now(UTC), Stages(narrator.waits)
     with (
         Interruption() as interruption,
         _quiet_pillow(),
@@ -85,9 +85,11 @@ def run(plan: Plan, narrator: Narrator) -> Outcome:
                 captioned = engine.caption_all(make_task(plan, schema), narrator, interruption.is_requested)
             if interruption.is_requested():
                 return _interrupted(plan, narrator, interruption, captioned)
-            _fill_gaps(plan, schema)
-            summary = _summarise(plan, captioned, time.perf_counter() - clock, stages)
-            _leave_word(plan, _report(plan, summary, fingerprint, begun), schema)
+            with narrator.waits.of(f"completing {plan.output.path}"):
+                _fill_gaps(plan, schema)
+                plan.output.check_shards(shard.number for shard in plan.own)
+                summary = _summarise(plan, captioned, time.perf_counter() - clock, stages)
+                _leave_word(plan, _report(plan, summary, fingerprint, begun), schema)
             narrator.tell(Finished(summary=summary, facts=plan.facts))
             if share is not None:
                 narrator.say(f"Share {share} is complete. {_how_to_merge(plan)}")

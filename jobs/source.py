@@ -210,9 +210,50 @@ def reading(kind: str, place: Location, *further: type[Exception]) -> Iterator[N
     """
     try:
         yield
+    except MemoryError:  # one of Arrow's too, but no fault of the file
+        raise
     except (OSError, pa.ArrowException, UnicodeDecodeError, *further) as error:
         message = f"The {kind} {place} cannot be read ({first_line(error)}); make it again, or leave it out."
         raise InputError(message) from error
+
+
+class Unchanged:
+    """Watches that the files of a source stay what they were when its images were numbered.
+
+    Rows are known by their place in a file: of a file that was written anew, other images would be captioned under the ids and
+    the fingerprint of those that were planned. What lies in an object store is not asked about, each time a request.
+    """
+
+    def __init__(self, kind: str) -> None:
+        """Know no file yet.
+
+        Args:
+            kind: What the files are, such as `manifest`.
+        """
+        self._kind = kind
+        self._stamps: dict[Location, tuple[int, int]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the stamps behind: a copy of the file on another machine may have another time."""
+        return {**self.__dict__, "_stamps": {}}
+
+    def check(self, place: Location) -> None:
+        """Look at a file, the first time to remember it.
+
+        Args:
+            place: The file.
+
+        Raises:
+            InputError: If it was changed since.
+            OSError: If it is gone.
+        """
+        if isinstance(place, Remote):
+            return
+        status = place.stat()
+        stamp = (status.st_size, status.st_mtime_ns)
+        if self._stamps.setdefault(place, stamp) != stamp:
+            message = f"The {self._kind} {place} was changed while it was read; put back what it was, or start a run of its own."
+            raise InputError(message)
 
 
 def readable_text(name: str) -> str:

@@ -25,7 +25,7 @@ import pyarrow as pa
 from capt.errors import InputError
 from capt.images import SUPPORTED_SUFFIXES
 from capt.remote import Location, Remote
-from jobs.source import IdentityCheck, Item, SourceOptions, readable_text, reading
+from jobs.source import IdentityCheck, Item, SourceOptions, Unchanged, readable_text, reading
 
 TAR_SUFFIX = ".tar"
 _BESIDE = ("txt", "json")
@@ -69,6 +69,7 @@ class TarSource:
             message = "--split chooses rows of a parquet manifest, but the source is tar files; leave it out."
             raise InputError(message)
         self._files = list(files)
+        self._unchanged = Unchanged("tar file")
         self._first_rows: list[int] = []
         self._names, self._ends = bytearray(), array("Q")
         self._images = _Members()
@@ -78,6 +79,7 @@ class TarSource:
             self._first_rows.append(len(self._ends))
             left = None if options.limit is None else options.limit - len(self._ends)
             with reading("tar file", path, tarfile.TarError, EOFError):
+                self._unchanged.check(path)
                 for key, places in islice(_samples(path), left):
                     self._names += key.encode("utf-8", "surrogateescape")
                     self._ends.append(len(self._names))
@@ -128,6 +130,7 @@ class TarSource:
                                 opened[1].close()
                             opened = (number, _open(self._files[number]))
                         content = _read(opened[1], self._places(group))
+                        self._unchanged.check(self._files[number])
                     for row in group:
                         image = content[self._images.starts[row]]
                         items.append(Item(image_id=self._key(row), path=None, image=image))

@@ -111,7 +111,7 @@ class Writer:
             if self._error is not None:
                 continue  # keep taking, so that nobody waits for room in the queue
             try:
-                with self._stages.time(Stage.WRITE):
+                with self._stages.time(Stage.WRITE, f"writing {self._folder / shard_name(task[0].shard.number)}"):
                     write_shard(self._folder, *task, self._schema)
                 self.written += 1
                 self._on_written(*task)

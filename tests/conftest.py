@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faulting import disk, program, reference  # noqa: F401 - fixtures
 from tests.object_store import s3, s3_server  # noqa: F401 - fixtures
 from tests.running import job, opened_images, options, start, undisturbed  # noqa: F401 - fixtures
 from tests.stalling import stalling  # noqa: F401 - a fixture

@@ -77,6 +77,32 @@ def test_a_manifest_may_name_files(tmp_path: Path) -> None:
     assert _shades(read_dataset(_write(tmp_path / "m.parquet", rows), split="train")) == [0, 1]
 
 
+@pytest.mark.parametrize("name", ["../secret.jpg", "{tmp}/secret.jpg", "link.jpg", "file://{tmp}/secret.jpg"])
+def test_a_manifest_reads_nothing_outside(tmp_path: Path, name: str) -> None:
+    """A path that leads out of the manifest's folder is refused, with the option that allows it, before anything is read."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secret.jpg").write_bytes(_jpeg(20))
+    (tmp_path / "data" / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "data" / "good.jpg").write_bytes(_jpeg(10))
+    paths = ["good.jpg", name.format(tmp=tmp_path)]
+    rows = [{"image_id": str(n), "image_path": path, "caption": ["x"], "split": "train"} for n, path in enumerate(paths)]
+    manifest = _write(tmp_path / "data" / "m.parquet", rows)
+    with pytest.raises(InputError, match=r"1 of 2 images lie outside .*; .*--allow-outside"):
+        read_dataset(manifest, split="train")
+    if not name.startswith("file:"):  # training opens no URIs
+        assert _shades(read_dataset(manifest, split="train", allow_outside=True)) == [1, 2]
+
+
+def test_a_reference_names_nothing_outside(tmp_path: Path) -> None:
+    """An image id that leads out of the folder of images finds nothing there, as one that is not there."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "secret.jpg").write_bytes(_jpeg(20))
+    (tmp_path / "references.csv").write_text("image_id,caption\n../secret.jpg,x\n", encoding="utf-8")
+    (tmp_path / "list.txt").write_text("../secret.jpg\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"1 of 1 images .* are not in"):
+        read_dataset(tmp_path / "photos", split="train", references=tmp_path / "references.csv", images=tmp_path / "list.txt")
+
+
 def test_a_row_without_an_image_is_empty_bytes(tmp_path: Path) -> None:
     """A null image or null bytes are left to whoever opens images."""
     rows = _rows(3)

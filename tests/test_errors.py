@@ -1,10 +1,14 @@
 """Errors that a user sees: one sentence, and whether work had begun."""
 
+import errno
+import os
 import pickle
+import re
 
+import pyarrow as pa
 import pytest
 
-from capt.errors import CaptError, FailureKind, ImageError, InputError, OutputError, at_work
+from capt.errors import CaptError, FailureKind, ImageError, InputError, OutputError, at_work, unforeseen
 
 
 def test_an_image_error_names_its_kind_first() -> None:
@@ -36,3 +40,16 @@ def test_other_errors_pass_untouched() -> None:
     """What is a bug stays what it was."""
     with pytest.raises(ZeroDivisionError), at_work():
         _ = 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (pa.ArrowMemoryError("malloc of size 9 failed"), "not enough memory"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
+        (ZeroDivisionError("division by zero"), r"unforeseen error .*ZeroDivisionError: division by zero.*report it"),
+    ],
+)
+def test_a_machine_without_means_is_no_bug(error: Exception, sentence: str) -> None:
+    """Memory and descriptors that are used up are said to be that, wherever they ran out; anything else is to be reported."""
+    assert re.search(sentence, unforeseen(error))

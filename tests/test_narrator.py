@@ -6,10 +6,11 @@ import pyarrow as pa
 import pytest
 
 import jobs.narrator
+import jobs.waits
 from capt.errors import InputError, OutputError, at_work
 from jobs.events import Advanced, Began, Broken, Event, Failure, Progressed, Said, ShardWritten, Warned
 from jobs.narrator import Narrator, failures
-from jobs.progress import Stages
+from jobs.progress import Stage, Stages
 
 TABLE = pa.table(
     {
@@ -44,6 +45,23 @@ class Ear:
 def begin(narrator: Narrator) -> None:
     """Begin a run of ten images in five shards, two of each done before."""
     narrator.begin(total=10, done=4, failed={"empty": 1}, shards=5, shards_done=2, stages=Stages())
+
+
+def test_what_takes_long_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a thread waits for is told after some seconds, before work and in it, and again only when it took twice as long."""
+    monkeypatch.setattr(jobs.narrator, "_INTERVAL", 0.01)
+    monkeypatch.setattr(jobs.waits, "_LONG", 0.1)
+    ear = Ear()
+    with Narrator(ear) as narrator, narrator.waits.of("looking at photographs"):
+        time.sleep(0.5)
+        begin(narrator)
+        with Stages(narrator.waits).time(Stage.WRITE, "writing captions-00000.parquet"):
+            time.sleep(0.3)
+    told = [event.sentence for event in ear.heard if isinstance(event, Warned)]
+    assert told[0] == "Still looking at photographs, for 0 s now; Ctrl-C ends it, and what is finished is kept."
+    assert any("writing captions-00000.parquet" in sentence for sentence in told)
+    assert 3 <= len(told) <= 6
+    assert not narrator.waits.overdue()
 
 
 def test_one_count_for_all() -> None:

@@ -79,6 +79,10 @@ def train(
     limit: Annotated[
         int, typer.Option(min=0, help="Only this many images of each split; 0 takes all.", rich_help_panel="Input")
     ] = 0,
+    allow_outside: Annotated[
+        bool,
+        typer.Option("--allow-outside", help="Let a manifest's paths lead out of its folder.", rich_help_panel="Input"),
+    ] = False,
     words_epochs: Annotated[
         int, typer.Option(help="Passes in which the encoder learns the captions' words; 0 none.", rich_help_panel="Words first")
     ] = 0,
@@ -292,6 +296,7 @@ def train(
             train_images=train_images,
             validation_images=val_images,
             limit=limit,
+            allow_outside=allow_outside,
         ),
         network=NetworkPlan(
             encoder=EncoderConfig(name=encoder, layer=_one_of(Layer, layer, "--layer"), stride_in_1x1=stride_in_1x1),

@@ -1,11 +1,12 @@
 """Photographs with human captions, for training: where each image is, and what people wrote about it.
 
 In: parquet manifests with images, captions and a split column; or a folder of images with a references file. Out: a
-`CaptionedImages` for a split. Apart, because the training loop must not know formats.
+`CaptionedImages` for a split. Apart, because the training loop must not know formats. A path in a manifest, or an id, is somebody
+else's text: unless that is allowed, it never leads out of the folder.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from capt.errors import InputError
 from capt.images import SUPPORTED_SUFFIXES
+from capt.inside import goes_down, lies_inside
 from capt.references import read_references
 
 _ID_COLUMNS = ("image_id", "key", "img_id", "filename", "path")
@@ -103,7 +105,9 @@ def _image_batches(file: Path, column: str) -> Iterator[list[bytes]]:
         yield [(image or {}).get("bytes") or b"" if isinstance(image, dict | None) else image for image in images]
 
 
-def read_dataset(source: Path, *, split: str, references: Path | None = None, images: Path | None = None) -> CaptionedImages:
+def read_dataset(
+    source: Path, *, split: str, references: Path | None = None, images: Path | None = None, allow_outside: bool = False
+) -> CaptionedImages:
     """Find the captioned images of a split.
 
     Args:
@@ -111,16 +115,20 @@ def read_dataset(source: Path, *, split: str, references: Path | None = None, im
         split: Which split: of the manifest's `split` column, or of the references.
         references: Human captions of a folder's images, in any format of `capt.references`.
         images: A list of the split's images, one a line, for references without splits.
+        allow_outside: Whether a manifest's paths may lead out of its folder.
 
     Returns:
         The images, in the order of the manifest or of the references.
 
     Raises:
-        InputError: If there are no such images, or some are missing.
+        InputError: If there are no such images, some are missing, or lie outside the manifest's folder.
     """
     files = _parquet_files(source)
     if files and references is None:
-        return _from_manifests(source, files, split)
+        dataset = _from_manifests(source, files, split)
+        if not allow_outside:
+            _check_inside(dataset, {file.parent for file in files})
+        return dataset
     if references is None:
         message = f"{source} holds no parquet manifest with captions; name the images' captions with --references."
         raise InputError(message)
@@ -192,6 +200,17 @@ def _from_manifests(source: Path, files: Sequence[Path], split: str) -> Captione
     return _captioned(image_ids, captions, places)
 
 
+def _check_inside(dataset: CaptionedImages, folders: Collection[Path]) -> None:
+    """Refuse paths that lead out of the folder of the manifests, before a network learns from what lies there."""
+    paths = (place for place in dataset.places if isinstance(place, Path))
+    outside = [path for path in paths if not any(lies_inside(path, folder) for folder in folders)]
+    if outside:
+        counts = f"{len(outside)} of {len(dataset)} images"
+        remedy = "put the manifest above them, or give --allow-outside if you trust who wrote it."
+        message = f"{counts} lie outside the manifest's folder, such as {outside[0]}; {remedy}"
+        raise InputError(message)
+
+
 def _choose(parquet: pq.ParquetFile, columns: Sequence[str], what: str, file: Path) -> str:
     names = parquet.schema_arrow.names
     found = next((column for column in columns if column in names), None)
@@ -218,7 +237,7 @@ def _from_folder(folder: Path, references: Path, split: str, images: Path | None
 
 def _find(folder: Path, image_id: str) -> Path | None:
     names = [image_id, *(image_id + suffix for suffix in sorted(SUPPORTED_SUFFIXES))]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    return next((folder / name for name in names if goes_down(name) and (folder / name).is_file()), None)
 
 
 def _captioned(image_ids: Sequence[str], captions: Sequence[tuple[str, ...]], places: Sequence[Path | Row]) -> CaptionedImages:

@@ -31,7 +31,7 @@ class Scope(StrEnum):
 
 
 _MACHINE = ("device", "workers", "feature-cache")  # what decides nothing but where and how fast
-_DATA = ("references", "train-split", "val-split", "train-images", "val-images", "limit")
+_DATA = ("references", "train-split", "val-split", "train-images", "val-images", "limit", "allow-outside")
 _NETWORK = ("encoder", "layer", "stride-in-1x1", "weights", "image-size", "word-vectors", "min-frequency")
 _SIZES = ("embed-dim", "decoder-dim", "attention-dim", "feature-dim", "detected-dim", "tie-embeddings", "context-readout")
 _DROPOUTS = ("dropout", "embedding-dropout", "feature-dropout", "detected-dropout")

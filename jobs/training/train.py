@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class DataPlan:
         train_images: A list of images to learn from, for references without splits.
         validation_images: The same, to choose by.
         limit: Only this many images of each split; 0 takes all.
+        allow_outside: Whether a manifest's paths may lead out of its folder.
     """
 
     source: Path
@@ -67,6 +69,7 @@ class DataPlan:
     train_images: Path | None = None
     validation_images: Path | None = None
     limit: int = 0
+    allow_outside: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,8 +340,9 @@ def _read_data(data: DataPlan) -> tuple[CaptionedImages, CaptionedImages, str]:
     if split is None:
         there = dataset_splits(data.source)
         split = next((name for name in VALIDATION_SPLITS if name in there), VALIDATION_SPLITS[0])
-    learning = read_dataset(data.source, split=data.train_split, references=data.references, images=data.train_images)
-    validating = read_dataset(data.source, split=split, references=data.references, images=data.validation_images)
+    read = partial(read_dataset, data.source, references=data.references, allow_outside=data.allow_outside)
+    learning = read(split=data.train_split, images=data.train_images)
+    validating = read(split=split, images=data.validation_images)
     both = set(learning.image_ids) & set(validating.image_ids)
     if both:
         message = (
