@@ -10,6 +10,7 @@ from enum import StrEnum
 
 _MOST_SHOWN = 200  # characters of another library's message
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+_NO_THREAD = "can't start new thread"  # Python's own words; it has no kind of error for that
 DEBUG = "CAPT_DEBUG"  # environment variable; when set, an unforeseen error shows its traceback
 
 
@@ -106,6 +107,8 @@ def unforeseen(error: Exception) -> str:
     """
     if isinstance(error, MemoryError):
         return "There is not enough memory; free some, or ask for less at a time (--batch-size, --workers), and start again."
+    if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
+        return "The system starts no further thread; free memory, or ask for less at a time (--workers), and start again."
     if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
         return "Too many open files; raise the limit (ulimit -n), and start again."
     what = f"{type(error).__name__}: {first_line(error)}"
