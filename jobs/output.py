@@ -24,7 +24,7 @@ import pyarrow as pa
 from capt.captions import COLUMNS, RUN_FILE, RUN_KEY, Fingerprint, Status, fingerprint_of, shard_name, shard_paths, write_captions
 from capt.errors import InputError, OutputError, first_line
 from capt.files import write_whole
-from capt.remote import Location, Remote, open_parquet
+from capt.remote import PARQUET_FAULTS, Location, Remote, open_parquet
 from jobs.lock import FolderLock
 from jobs.together import forget, is_extending, read_agreement
 
@@ -165,6 +165,9 @@ class Output:
 
         Returns:
             Positions in the shard, ascending.
+
+        Raises:
+            OutputError: If it cannot be read.
         """
         return [row for row, (status, _) in enumerate(self._outcomes(number)) if status == Status.FAILED]
 
@@ -180,11 +183,8 @@ class Output:
         Raises:
             OutputError: If it cannot be read.
         """
-        try:
+        with self._reading(number):
             return [str(image_id) for image_id in self._read(number, ["image_id"]).column("image_id").to_pylist()]
-        except (OSError, pa.ArrowException) as error:
-            message = f"{shard_name(number)} of {self.path} cannot be read any more; remove it and start the same command again."
-            raise OutputError(message) from error
 
     def count_failures(self, shards: Iterable[int]) -> Counter[str]:
         """Count failed rows by their cause.
@@ -194,11 +194,14 @@ class Output:
 
         Returns:
             Kinds of failure and how many rows have each.
+
+        Raises:
+            OutputError: If one cannot be read.
         """
         causes: Counter[str] = Counter()
         with ThreadPoolExecutor(_LOOKING) as pool:
             for outcomes in pool.map(self._outcomes, shards):
-                causes.update(error.split(":", 1)[0] for status, error in outcomes if status == Status.FAILED)
+                causes.update(str(error or "").split(":", 1)[0] for status, error in outcomes if status == Status.FAILED)
         return causes
 
     def complete(self, report: Mapping[str, object], schema: pa.Schema, shards: int) -> None:
@@ -241,7 +244,7 @@ class Output:
             if isinstance(file, Path):
                 file.parent.mkdir(parents=True, exist_ok=True)
             write_captions(parts, schema.with_metadata({**schema.metadata, RUN_KEY: _as_text(report)}), file)
-        except (OSError, pa.ArrowException) as error:
+        except PARQUET_FAULTS as error:
             message = f"{file} cannot be made of the shards in {self.folder} ({first_line(error)}); start the same command again."
             raise OutputError(message) from error
 
@@ -287,8 +290,21 @@ class Output:
 
         Returns:
             Their names and types, in order.
+
+        Raises:
+            OutputError: If it cannot be read.
         """
-        return pa.schema(list(self._read(number, None).schema)[len(COLUMNS) :])
+        with self._reading(number):
+            return pa.schema(list(self._read(number, None).schema)[len(COLUMNS) :])
+
+    @contextmanager
+    def _reading(self, number: int) -> Iterator[None]:
+        """Say of a shard whose footer was whole that the rest of it is not."""
+        try:
+            yield
+        except PARQUET_FAULTS as error:
+            message = f"{shard_name(number)} of {self.path} cannot be read any more; remove it and start the same command again."
+            raise OutputError(message) from error
 
     def _read(self, number: int, columns: Sequence[str] | None) -> pa.Table:
         """Read some columns of a finished shard; None gives all, but no rows."""
@@ -299,9 +315,10 @@ class Output:
         with open_parquet(part) as file:
             return file.schema_arrow.empty_table() if columns is None else file.read(columns=columns)
 
-    def _outcomes(self, number: int) -> list[tuple[str, str]]:
-        table = self._read(number, ["status", "error"])
-        return list(zip(table.column("status").to_pylist(), table.column("error").to_pylist(), strict=True))
+    def _outcomes(self, number: int) -> list[tuple[object, object]]:
+        with self._reading(number):
+            table = self._read(number, ["status", "error"])
+            return list(zip(table.column("status").to_pylist(), table.column("error").to_pylist(), strict=True))
 
     def _look_at_file(self, path: Location) -> Existing:
         foreign = f"{path} was not written by capt-batch run; choose another --output."
@@ -310,7 +327,7 @@ class Output:
                 schema = file.schema_arrow
                 sizes = {number: file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)}
             fingerprint = fingerprint_of(schema)
-        except (OSError, pa.ArrowException, InputError) as error:
+        except (*PARQUET_FAULTS, InputError) as error:
             raise OutputError(foreign) from error
         if fingerprint is None:
             raise OutputError(foreign)
@@ -355,7 +372,7 @@ def _read_footer(path: Location) -> tuple[Fingerprint, int] | None:
     try:
         with open_parquet(path) as file:
             fingerprint, rows = fingerprint_of(file.schema_arrow), file.metadata.num_rows
-    except (OSError, pa.ArrowException):
+    except PARQUET_FAULTS:
         return None
     except InputError as error:
         message = f"{path} was written by another version of capt ({error}); choose another --output."
@@ -383,6 +400,6 @@ def _as_text(report: Mapping[str, object]) -> str:
 def _parse(text: bytes | None) -> Mapping[str, object] | None:
     try:
         values = json.loads(text or b"null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
