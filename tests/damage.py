@@ -132,7 +132,7 @@ def odd_json_text(content: bytes) -> st.SearchStrategy[bytes]:
 def _is_json_lines(content: bytes) -> bool:
     try:
         json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return False
 
