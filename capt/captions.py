@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capt.errors import InputError, OutputError, first_line
-from capt.remote import Location, Remote, open_parquet
+from capt.remote import PARQUET_FAULTS, Location, Remote, open_parquet
 
 METADATA_KEY = b"capt"
 RUN_KEY = b"capt_run"
@@ -114,7 +114,12 @@ class Fingerprint:
         Raises:
             ValueError: If it is no fingerprint, or one of a newer format.
         """
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+            json.dumps(values, ensure_ascii=False, allow_nan=False).encode()  # half a character, or what is no number
+        except RecursionError as error:
+            message = "this is nested without end"
+            raise ValueError(message) from error
         names = {each.name for each in fields(cls)}
         if not isinstance(values, dict) or not isinstance(values.get("format"), int):
             message = "this is not a fingerprint"
@@ -125,6 +130,10 @@ class Fingerprint:
         if set(values) != names:
             message = f"a fingerprint has the keys {sorted(names)}"
             raise ValueError(message)
+        for name, kind in _KINDS.items():
+            if not isinstance(values[name], kind) or (kind is int and not 0 < values[name] < _HUGE):
+                message = f"a fingerprint's {name} is not {values[name]!r}"
+                raise ValueError(message)
         return cls(**values)
 
     def differences(self, other: "Fingerprint") -> list[tuple[str, object, object]]:
@@ -156,6 +165,16 @@ class Fingerprint:
                 yield key, ours.get(key), theirs.get(key)
 
 
+_HUGE = 2**63
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("checkpoint_name", "checkpoint_sha256", "precision", "source_sha256", "device"), str),
+    **dict.fromkeys(("max_pixels", "source_rows", "shard_size", "batch_size"), int),
+    **dict.fromkeys(("decoding", "preprocessing", "versions"), dict),
+    "attention": bool,
+    "references_sha256": (str, type(None)),
+}
+
+
 def _flat(values: Mapping[str, object]) -> dict[str, object]:
     flat: dict[str, object] = {}
     for key, value in values.items():
@@ -179,11 +198,12 @@ def captions_schema(fingerprint: Fingerprint, travelling: pa.Schema | None = Non
     return pa.schema([*COLUMNS, *(travelling or [])], metadata={METADATA_KEY: fingerprint.to_json()})
 
 
-def fingerprint_of(schema: pa.Schema) -> Fingerprint | None:
+def fingerprint_of(schema: pa.Schema, place: object = "The captions table") -> Fingerprint | None:
     """Read the fingerprint out of a table's schema.
 
     Args:
         schema: Of a captions table, or of any other.
+        place: Where the table is, for messages.
 
     Returns:
         The fingerprint, or nothing when the table was not written by capt.
@@ -197,7 +217,7 @@ def fingerprint_of(schema: pa.Schema) -> Fingerprint | None:
     try:
         return Fingerprint.from_json(text)
     except (ValueError, TypeError) as error:
-        message = f"The captions table's metadata cannot be read: {error}; use the version of capt that wrote it."
+        message = f"{place}: its metadata cannot be read ({first_line(error)}); use the version of capt that wrote it."
         raise InputError(message) from error
 
 
@@ -323,7 +343,7 @@ def _read_folder(folder: Location, columns: Sequence[str] | None) -> pa.Table:
         message = f"{folder} lacks {shard_name(missing[0])}; start the same capt-batch run again to fill the gap."
         raise InputError(message)
     tables = [_read_file(path, columns) for path in shards.values()]
-    prints = [fingerprint_of(table.schema) for table in tables]
+    prints = [fingerprint_of(table.schema, path) for path, table in zip(shards.values(), tables, strict=True)]
     if prints[0] is not None and not (folder / RUN_FILE).exists():
         message = f"The run in {folder} is not finished (it has no {RUN_FILE}); start the same capt-batch run again."
         raise InputError(message)
@@ -343,10 +363,10 @@ def _read_file(path: Location, columns: Sequence[str] | None) -> pa.Table:
         file = open_parquet(path)
         kept = None if columns is None else {*columns, *_REQUIRED, "status"}
         table = file.read(columns=[name for name in file.schema_arrow.names if kept is None or name in kept])
-    except (OSError, pa.ArrowException) as error:
+        return _conform(table, path)
+    except PARQUET_FAULTS as error:
         message = f"{path} cannot be read as parquet ({first_line(error)}); caption its images again."
         raise InputError(message) from error
-    return _conform(table, path)
 
 
 def _conform(table: pa.Table, path: Location) -> pa.Table:
@@ -372,7 +392,9 @@ def _conform(table: pa.Table, path: Location) -> pa.Table:
 
 def _cast(column: pa.ChunkedArray, expected: pa.Field, path: Location) -> pa.ChunkedArray:
     try:
-        return column.cast(expected.type)
+        cast = column.cast(expected.type)
     except pa.ArrowException as error:
         message = f"{path}: column {expected.name} is {column.type}, not {expected.type}; write it as the README's table says."
         raise InputError(message) from error
+    cast.validate(full=True)  # parquet does not check that text is UTF-8
+    return cast

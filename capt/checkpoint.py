@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capt.errors import CaptError, CheckpointError
+from capt.errors import CaptError, CheckpointError, first_line
 from capt.files import write_whole
 from capt.images import Preprocessing
 from capt.vocabulary import Vocabulary
@@ -219,32 +219,43 @@ def _parse_header(path: Path, length: int, text: bytes, size: int) -> Header:
         if metadata["format"] != FORMAT:
             raise CheckpointError(foreign)
         version = int(metadata["format_version"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(foreign) from error
     if version > FORMAT_VERSION:
         message = f"{path} has format {version} and this capt reads up to {FORMAT_VERSION}; upgrade capt."
         raise CheckpointError(message)
     try:
         parts = {part: metadata[part] for part in _PARTS}
+        card, config = (_object(parts[part]) for part in ("card", "config"))
         shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in header.items()}
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
         read = Header(
-            config=json.loads(parts["config"]),
+            config=config,
             vocabulary=Vocabulary.from_json(parts["vocabulary"]),
             preprocessing=Preprocessing.from_dict(json.loads(parts["preprocessing"])),
-            card=json.loads(parts["card"]),
+            card=card,
             shapes=shapes,
             parts=parts,
             digest=str(metadata["digest"]),
             data_start=_LENGTH_BYTES + length,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         message = f"The header of {path} is damaged ({type(error).__name__}); fetch or train it again."
         raise CheckpointError(message) from error
     if size < _LENGTH_BYTES + length + end:
         message = f"{path} is cut short ({size} of {_LENGTH_BYTES + length + end} bytes); fetch or train it again."
         raise CheckpointError(message)
     return read
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Read JSON of one object, which can be written again."""
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        message = "this is no object"
+        raise TypeError(message)
+    json.dumps(values, ensure_ascii=False).encode()
+    return values
 
 
 def _digest(parts: Mapping[str, str], weights: memoryview) -> str:
@@ -257,27 +268,29 @@ def _digest(parts: Mapping[str, str], weights: memoryview) -> str:
 
 def _build(path: Path, header: Header, content: bytes) -> "Captioner":
     """Build the network and fill in the weights; nothing is allocated before the sizes are known to agree with the file."""
+    from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import load  # noqa: PLC0415
 
-    from capt.model import ModelConfig  # noqa: PLC0415
-
     try:
-        config = ModelConfig.from_dict(header.config)
-        if config.vocab_size != len(header.vocabulary) or any(header.shapes[name] != shape for name, shape in _sizes(config)):
-            message = f"The header of {path} contradicts itself (sizes); fetch or train it again."
-            raise CheckpointError(message)
-        captioner = _skeleton(config, header.preprocessing)
-    except CaptError:
+        captioner = _network(path, header)
+    except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
-        message = f"The configuration in {path} makes no network ({error}); fetch or train it again."
+    except CaptError as error:
+        message = f"{path} cannot be used: {error}"
+        raise CheckpointError(message) from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
+        message = f"The configuration in {path} makes no network ({first_line(error)}); fetch or train it again."
         raise CheckpointError(message) from error
     wanted = {name: tuple(tensor.shape) for name, tensor in _state(captioner).items()}
     if wanted != dict(header.shapes):
         differing = sorted(set(wanted.items()) ^ set(header.shapes.items()))
         message = f"The weights in {path} do not fit its configuration ({differing[0][0]}); fetch or train it again."
         raise CheckpointError(message)
-    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load(content).items()}
+    try:
+        state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load(content).items()}
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        message = f"The weights in {path} cannot be read ({first_line(error)}); fetch or train it again."
+        raise CheckpointError(message) from error
     if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
         message = f"The weights in {path} are not all numbers; train again, with a lower learning rate."
         raise CheckpointError(message)
@@ -287,6 +300,19 @@ def _build(path: Path, header: Header, content: bytes) -> "Captioner":
     return captioner.eval()
 
 
+def _network(path: Path, header: Header) -> "Captioner":
+    """Build the network that a header describes, once all that it says of sizes agrees."""
+    from capt.model import ModelConfig  # noqa: PLC0415
+
+    config = ModelConfig.from_dict(header.config)
+    if config.vocab_size != len(header.vocabulary) or any(header.shapes[name] != shape for name, shape in _sizes(config)):
+        message = f"The header of {path} contradicts itself (sizes); fetch or train it again."
+        raise CheckpointError(message)
+    if config.encoder.name.startswith("timm:"):  # of which there are some with billions of weights; our own are small
+        _check_encoder(config, header.shapes)
+    return _skeleton(config, header.preprocessing)
+
+
 def _sizes(config: "ModelConfig") -> Iterator[tuple[str, tuple[int, int]]]:
     """Name the tensors whose shapes bound all others, so that a false configuration allocates nothing."""
     yield "decoder.embedding.weight", (config.vocab_size, config.embed_dim)
@@ -294,6 +320,8 @@ def _sizes(config: "ModelConfig") -> Iterator[tuple[str, tuple[int, int]]]:
     if config.detected_words:
         yield "decoder.detected.detector.weight", (config.detected_words, config.encoder_dim)
         yield "decoder.detected.gates.weight", (4 * config.decoder_dim, config.detected_dim)
+    if config.feature_dim:
+        yield "decoder.features.weight", (config.feature_dim, config.encoder_dim)
     yield "decoder.context_gates.weight", (4 * config.decoder_dim, config.context_dim + config.decoder_dim)
 
 
@@ -302,6 +330,20 @@ def _skeleton(config: "ModelConfig", preprocessing: Preprocessing) -> "Captioner
     from capt.model import Captioner  # noqa: PLC0415
 
     return Captioner(config, build_encoder(config.encoder), preprocessing)
+
+
+def _check_encoder(config: "ModelConfig", shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse the name of a network that is larger than the weights here, before anything is set aside for it."""
+    import torch  # noqa: PLC0415
+
+    from capt.encoder import build_encoder  # noqa: PLC0415 - torch
+
+    with torch.device("meta"):  # sizes without memory
+        encoder = build_encoder(config.encoder)
+    for name, tensor in encoder.state_dict().items():
+        if not name.endswith("num_batches_tracked") and shapes[f"encoder.{name}"] != tuple(tensor.shape):
+            message = f"the encoder's {name} has another size"
+            raise ValueError(message)
 
 
 def _state(captioner: "Captioner") -> dict[str, "Tensor"]:

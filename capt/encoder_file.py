@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from capt.encoder import Encoder, EncoderConfig, at_size, encoder_preprocessing
-from capt.errors import WeightsError
+from capt.errors import CaptError, WeightsError
 from capt.files import write_whole
 from capt.images import Preprocessing
 
@@ -92,7 +92,10 @@ def read_encoder_file(path: Path) -> EncoderFile | None:
         told = json.loads(text)
         preprocessing = Preprocessing.from_dict(told["preprocessing"])
         return EncoderFile(config=EncoderConfig(**told["encoder"]), preprocessing=preprocessing, facts=dict(told["facts"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except CaptError as error:
+        message = f"The header of {path} is damaged ({error}); write or fetch it again."
+        raise WeightsError(message) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         message = f"The header of {path} is damaged ({type(error).__name__}); write or fetch it again."
         raise WeightsError(message) from error
 

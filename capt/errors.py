@@ -8,20 +8,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
+from capt.shown import one_line
+
 _MOST_SHOWN = 200  # characters of another library's message
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_THREAD = "can't start new thread"  # Python's own words; it has no kind of error for that
+_LONGEST, _ENDING = 2000, 500  # characters of a sentence, and how many of its end are kept: there it says what to do
 DEBUG = "CAPT_DEBUG"  # environment variable; when set, an unforeseen error shows its traceback
 
 
 class CaptError(Exception):
     """What ends a run, told in one sentence that says what to do next.
 
+    Whatever names and values are in the sentence, it is one printable line of bounded length.
+
     Attributes:
         during_work: Whether work had begun; decides the exit code.
     """
 
     during_work = False
+
+    def __init__(self, message: str) -> None:
+        """Keep the sentence.
+
+        Args:
+            message: May quote what somebody else wrote.
+        """
+        said = one_line(message)
+        super().__init__(said if len(said) <= _LONGEST else f"{said[: _LONGEST - _ENDING]} … {said[-_ENDING:]}")
 
 
 @contextmanager
@@ -77,7 +91,7 @@ class ImageError(CaptError):
         """
         super().__init__(f"{kind}: {message}")
         self.kind = kind
-        self.message = message
+        self.message = str(self).removeprefix(f"{kind}: ")
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[FailureKind, str]]:
         """Pickle by the two arguments, so that the error survives the way back from a worker process."""

@@ -46,7 +46,7 @@ def read_model_card(path: Path) -> ModelCard:
     except OSError as error:
         message = f"the checkpoint {path} cannot be read ({error.strerror}); name the .safetensors file of a run."
         raise CheckpointError(message) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"{path} is not a checkpoint of capt; name the .safetensors file that `capt-batch train` wrote."
         raise CheckpointError(message) from error
     return ModelCard(sha256=digest, card=card if isinstance(card, dict) else {})

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from capt.errors import InputError, first_line
 from capt.images import SUPPORTED_SUFFIXES
 from capt.inside import goes_down, lies_inside
+from capt.remote import PARQUET_FAULTS
 
 _ID_COLUMNS = ("image_id", "key", "img_id", "filename", "path")
 _BYTES_COLUMNS = ("image", "jpg")
@@ -88,7 +89,7 @@ def _in_tables(files: Iterable[Path], wanted: Mapping[str, None]) -> dict[str, P
         try:
             with pq.ParquetFile(path) as file:
                 found |= dict(_in_table(file, path, wanted))
-        except (OSError, pa.ArrowException) as error:
+        except PARQUET_FAULTS as error:
             message = f"{path} cannot be read as parquet ({first_line(error)}): give the photographs that were captioned"
             raise InputError(message) from error
     return found

@@ -16,10 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capt.errors import InputError, first_line
+from capt.remote import PARQUET_FAULTS
 
 IMAGE_COLUMNS = ("image_id", "key", "img_id", "image", "image_name", "filename", "file_name", "path")  # first that exists
 CAPTION_COLUMNS = ("caption", "captions", "comment", "sentence", "sentences")
 SPLIT_COLUMN = "split"
+_ROWS = 4096  # of parquet, held at a time
+_MOST_CAPTIONS = 1_000_000  # of one image; a small file of parquet can claim any number of equal rows
 
 _TOKEN_LINE = re.compile(r"(?P<image_id>[^\t]+)#\d+\t(?P<caption>.*)")
 _KAGGLE_FAULT = re.compile(r"\s*\d+\s+(?P<caption>\D.*)")  # "2199200615.jpg| 4   A dog runs …": the second bar is missing
@@ -56,11 +59,29 @@ class Gathering:
         if not isinstance(texts, Sequence) or not all(isinstance(text, str) and (self.blank or text.strip()) for text in texts):
             message = f"{place} has an empty caption for {image_id}: write the caption, or remove it"
             raise InputError(message)
-        if texts:
-            self.captions.setdefault(image_id, []).extend(text.strip() for text in texts)
-        if split is not None and self.splits.setdefault(image_id, str(split)) != split:
-            message = f"{place} puts {image_id} into split {split!r}, an earlier one into {self.splits[image_id]!r}: keep one"
+        if not all(map(_is_unicode, (image_id, *texts))):
+            message = f"{place} holds half a character for {image_id}: correct it, or save the file as UTF-8 again"
             raise InputError(message)
+        if texts:
+            held = self.captions.setdefault(image_id, [])
+            held.extend(text.strip() for text in texts)
+            if len(held) > _MOST_CAPTIONS:
+                message = f"{place} is the caption number {len(held):,} of {image_id}: give each image its own name"
+                raise InputError(message)
+        if split is not None and self.splits.setdefault(image_id, str(split)) != str(split):
+            message = (
+                f"{place} puts {image_id} into split {str(split)!r}, an earlier one into {self.splits[image_id]!r}: keep one"
+            )
+            raise InputError(message)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may hold one half of a pair of surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_file(path: Path, gathering: Gathering) -> None:
@@ -177,6 +198,9 @@ def _read_json(text: str, gathering: Gathering) -> None:
             raise InputError(message) from error
         _read_json_rows(_json_lines(text, gathering.source), gathering)
         return
+    except (ValueError, RecursionError) as error:
+        message = f"{gathering.source} is not JSON that can be read ({first_line(error)}): fetch or export the file again"
+        raise InputError(message) from error
     images = data.get("images") if isinstance(data, dict) else None
     if isinstance(images, list) and isinstance(data.get("annotations"), list):
         _read_coco(images, data["annotations"], gathering)
@@ -196,6 +220,9 @@ def _json_lines(text: str, source: str) -> Iterator[tuple[str, object]]:
             yield f"{source}, line {number}", json.loads(line)
         except json.JSONDecodeError as error:
             message = f"{source}, line {number} is not valid JSON ({error.msg}): correct or remove it"
+            raise InputError(message) from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets without end
+            message = f"{source}, line {number} is not JSON that can be read ({first_line(error)}): correct or remove it"
             raise InputError(message) from error
 
 
@@ -223,12 +250,12 @@ def _read_karpathy(images: Sequence[object], gathering: Gathering) -> None:
         except (KeyError, TypeError) as error:
             message = f"{place} lacks filename, split or sentences with raw text: fetch Karpathy's file again"
             raise InputError(message) from error
-        if filename in gathering.captions:
+        if str(filename) in gathering.captions:
             message = f"{place} names {filename} a second time: keep one"
             raise InputError(message)
         gathering.add(filename, captions, place, split)
         if isinstance(image, dict) and "cocoid" in image:
-            gathering.aliases[str(image["cocoid"])] = filename
+            gathering.aliases[str(image["cocoid"])] = str(filename).strip()
 
 
 def _read_coco(images: Sequence[object], annotations: Sequence[object], gathering: Gathering) -> None:
@@ -248,13 +275,7 @@ def _read_coco(images: Sequence[object], annotations: Sequence[object], gatherin
 def read_parquet(files: Sequence[Path], gathering: Gathering) -> None:
     """Hugging Face's tables: an image column, a caption column of texts or lists of them, perhaps a split; no image is read."""
     for path in files:
-        try:
-            names, columns = _read_parquet_columns(path)
-        except (pa.ArrowException, OSError) as error:
-            message = f"{path} cannot be read as parquet ({first_line(error)}): fetch or export the file again"
-            raise InputError(message) from error
-        splits = columns[2] if SPLIT_COLUMN in names else [None] * len(columns[0])
-        for number, (image_id, captions, split) in enumerate(zip(columns[0], columns[1], splits, strict=True), start=1):
+        for number, (image_id, captions, split) in enumerate(_parquet_rows(path), start=1):
             place = f"{path}, row {number}"
             if not isinstance(captions, str) and str(image_id) in gathering.captions:
                 message = f"{place} names {image_id} a second time: keep one, or give only one of the files"
@@ -262,8 +283,20 @@ def read_parquet(files: Sequence[Path], gathering: Gathering) -> None:
             gathering.add(image_id, captions, place, split)
 
 
-def _read_parquet_columns(path: Path) -> tuple[list[str], list[list[object]]]:
-    """Read the columns that matter: image, caption and, when there is one, split."""
+def _parquet_rows(path: Path) -> Iterator[tuple[object, object, object]]:
+    """Give image, caption and split, which is None where there is none, of each row; few rows are held at a time."""
+    try:
+        names = _parquet_columns(path)
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=names):
+            columns = [batch.column(name).to_pylist() for name in names]
+            yield from zip(*columns, *([[None] * batch.num_rows] if len(names) == 2 else []), strict=True)  # noqa: PLR2004  no split
+    except PARQUET_FAULTS as error:
+        message = f"{path} cannot be read as parquet ({first_line(error)}): fetch or export the file again"
+        raise InputError(message) from error
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    """Name the columns that matter: image, caption and, when there is one, split."""
     schema = pq.read_schema(path)
     plain = [name for name in schema.names if not pa.types.is_nested(schema.field(name).type)]
     plain = [name for name in plain if not pa.types.is_binary(schema.field(name).type)]  # the photographs themselves
@@ -275,9 +308,7 @@ def _read_parquet_columns(path: Path) -> tuple[list[str], list[list[object]]]:
             f" name it {(IMAGE_COLUMNS if image is None else CAPTION_COLUMNS)[0]}"
         )
         raise InputError(message)
-    names = [image, caption, *([SPLIT_COLUMN] if SPLIT_COLUMN in plain else [])]
-    table = pq.ParquetFile(path).read(columns=names)
-    return names, [table.column(name).to_pylist() for name in names]
+    return [image, caption, *([SPLIT_COLUMN] if SPLIT_COLUMN in plain else [])]
 
 
 def _column(names: Sequence[str], wanted: Sequence[str]) -> int | None:

@@ -245,6 +245,11 @@ class FileSystem:
         return _open(self.uri)[0]
 
 
+PARQUET_FAULTS = (OSError, pa.ArrowException, ValueError, LookupError, OverflowError)
+"""What reading parquet raises where a file is damaged or odd: beside Arrow's own errors, for text or names that are not UTF-8,
+for two columns of one name, and for dates that Python does not have."""
+
+
 def open_parquet(place: Location, **options: Any) -> pq.ParquetFile:  # noqa: ANN401 - pyarrow's own
     """Open a parquet file, wherever it lies.
 

@@ -9,6 +9,8 @@ Source:
 
 import gzip
 import pickle
+import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,15 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from capt.errors import InputError
+from capt.clipped import Clipped
+from capt.errors import InputError, first_line
 from capt.vocabulary import Vocabulary
 
 _HEADER_FIELDS = 2
 _MAX_WORD_BYTES = 10_000
+_LONGEST_LINE = 1 << 20  # bytes
+_HUGE = 1e15  # beyond, squares of such numbers are none
+_NUMBERS = frozenset({"f2", "f4", "f8"})  # numpy's codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +76,8 @@ def load_word_vectors(path: Path, vocabulary: Vocabulary, *, dimension: int, see
     wanted = {spelling for word in vocabulary.words[4:] for spelling in _spellings(word)}
     try:
         vectors = _read(path, wanted, dimension)
-    except (OSError, EOFError, ValueError, UnicodeDecodeError) as error:
-        message = f"{path} cannot be read as word2vec vectors ({error}); give word2vec's binary or text format."
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        message = f"{path} cannot be read as word2vec vectors ({first_line(error)}); give word2vec's binary or text format."
         raise InputError(message) from error
     found = {
         word: vectors[hit]
@@ -146,11 +152,14 @@ def _is_text(line: bytes, width: int) -> bool:
 
 
 def _text_rows(file: BinaryIO, wanted: set[str], width: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    for line in file:
+    while line := file.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            message = "it has a line without end"
+            raise ValueError(message)
         word, _, numbers = line.decode("utf-8", errors="replace").rstrip().partition(" ")
         if word in wanted:
-            row = np.array(numbers.split(), dtype=np.float32)
-            if row.shape != (width,) or not np.isfinite(row).all():
+            row = _checked(numbers.split(), word)
+            if row.shape != (width,):
                 message = f"the vector of {word!r} is damaged"
                 raise ValueError(message)
             yield word, row
@@ -165,11 +174,7 @@ def _binary_rows(file: BinaryIO, wanted: set[str], count: int, width: int) -> It
             message = "it ends in the middle of a vector"
             raise ValueError(message)
         if word in wanted:
-            row = np.frombuffer(content, dtype="<f4").astype(np.float32)
-            if not np.isfinite(row).all():
-                message = f"the vector of {word!r} is damaged"
-                raise ValueError(message)
-            yield word, row
+            yield word, _checked(np.frombuffer(content, dtype="<f4"), word)
 
 
 def _binary_word(file: BinaryIO) -> str:
@@ -196,35 +201,104 @@ class _Bag:
             self.__dict__.update(state)
 
 
-class _GensimUnpickler(pickle.Unpickler):
-    """Reads vectors saved by gensim; anything but gensim's containers and numpy's arrays is refused, so nothing runs."""
+class _Kind(_Bag):
+    """Stands for numpy's dtype: keeps its code and its order of bytes."""
 
-    _NUMPY = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
+    def __init__(self, code: object, *_: object) -> None:
+        super().__init__()
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: object) -> None:
+        self.order = state[1] if isinstance(state, tuple) else "="
+
+
+class _Array(_Bag):
+    """Stands for numpy's array: its numbers are made of its bytes, never of the shape that the file states alone."""
+
+    numbers: NDArray[Any] | None = None
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, tuple):
+            _, shape, kind, is_fortran, content = state
+            self.numbers = _numbers(content, kind, shape, "F" if is_fortran else "C")
+
+
+def _numbers(content: object, kind: object, shape: Any, order: Any) -> NDArray[Any] | None:  # noqa: ANN401 - the file's own words
+    """Make an array of bytes; None of what is no number."""
+    if not isinstance(content, bytes | bytearray) or not isinstance(kind, _Kind) or kind.code not in _NUMBERS:
+        return None
+    return np.frombuffer(content, dtype=np.dtype(str(kind.code)).newbyteorder(">" if kind.order == ">" else "<")).reshape(
+        shape, order=order
+    )
+
+
+def _from_buffer(content: object, kind: object, shape: object, order: object) -> _Array:
+    """Stand for how numpy reads an array of protocol 5."""
+    array = _Array()
+    array.numbers = _numbers(content, kind, shape, order)
+    return array
+
+
+class _GensimUnpickler(pickle._Unpickler):  # noqa: SLF001 - see below
+    """Reads vectors saved by gensim; anything but gensim's containers and numpy's arrays is refused, so nothing runs.
+
+    It is Python's own unpickler in Python: the one in C sets memory aside for whatever a file of ten bytes claims. No code of
+    numpy or gensim is called; classes of ours stand for theirs.
+    """
+
+    _STAND_INS: Mapping[str, object] = {
+        "ndarray": _Array,
+        "_reconstruct": lambda *_: _Array(),
+        "_frombuffer": _from_buffer,
+        "dtype": _Kind,
+        "scalar": _Bag,
+    }
     _PUT_ASIDE = frozenset({("collections", "defaultdict"), ("builtins", "int"), ("builtins", "hash")})  # a whole model has them
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - pickle's own signature
+        if module.split(".", maxsplit=1)[0] == "numpy" and name in self._STAND_INS:
+            return self._STAND_INS[name]
         if module.startswith(("gensim.", "numpy.random.")) or (module, name) in self._PUT_ASIDE:
             return _Bag
-        if module.split(".", maxsplit=1)[0] == "numpy" and name in self._NUMPY:
-            return super().find_class(module, name)
         message = f"it holds an object of {module}.{name}"
         raise ValueError(message)
 
 
 def _read_gensim(path: Path, wanted: set[str], dimension: int) -> dict[str, NDArray[np.float32]]:
     try:
-        with path.open("rb") as file:
+        with Clipped(path) as file:
             loaded = _GensimUnpickler(file).load()
-    except (pickle.UnpicklingError, AttributeError, ImportError, IndexError, TypeError, KeyError) as error:
-        raise ValueError(str(error)) from error
+    except Exception as error:  # a damaged pickle leads to a dozen kinds; each means the same to the user
+        raise ValueError(first_line(error)) from error
     vectors = getattr(loaded, "wv", loaded)  # a whole model keeps its vectors in wv
     beside = path.with_name(f"{path.name}{'.wv' if vectors is not loaded else ''}.vectors.npy")
-    matrix = getattr(vectors, "vectors", None)
-    if matrix is None and beside.is_file():
-        matrix = np.load(beside, mmap_mode="r", allow_pickle=False)
+    held = getattr(vectors, "vectors", None)
+    matrix = held.numbers if isinstance(held, _Array) else _read_beside(beside) if held is None and beside.is_file() else None
     words = getattr(vectors, "index_to_key", None)
-    if not isinstance(matrix, np.ndarray) or not isinstance(words, list) or matrix.shape[:1] != (len(words),):
+    if matrix is None or matrix.ndim != 2 or not isinstance(words, list) or len(matrix) != len(words):  # noqa: PLR2004  (V, E)
         message = f"it holds no vectors, or {beside.name} is not beside it"
         raise ValueError(message)
     _check_dimension(path, matrix.shape[1], dimension)
-    return {word: np.asarray(matrix[row], dtype=np.float32) for row, word in enumerate(words) if word in wanted}
+    known = ((row, word) for row, word in enumerate(words) if isinstance(word, str) and word in wanted)
+    return {word: _checked(matrix[row], word) for row, word in known}
+
+
+def _read_beside(path: Path) -> NDArray[Any]:
+    """Open an array that gensim saved as a file of its own; it stays on disk."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what is odd about a header
+            return cast("NDArray[Any]", np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception as error:  # numpy evaluates the header as Python does, and fails in as many ways
+        message = f"{path.name}, {first_line(error)}"
+        raise ValueError(message) from error
+
+
+def _checked(numbers: object, word: str) -> NDArray[np.float32]:
+    """Take the numbers of a word; damaged ones are refused."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        row = np.asarray(numbers, dtype=np.float32)
+    if not (np.abs(row) < _HUGE).all():  # also what is no number
+        message = f"the vector of {word!r} is damaged"
+        raise ValueError(message)
+    return row

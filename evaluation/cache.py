@@ -47,7 +47,7 @@ class Cache:
         path = self._path(kind, content)
         try:
             result: object = json.loads(gzip.decompress(path.read_bytes()))
-        except (OSError, EOFError, ValueError, zlib.error):
+        except (OSError, EOFError, ValueError, RecursionError, zlib.error):
             return None
         with suppress(OSError):
             os.utime(path)  # the time of its last use

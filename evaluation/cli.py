@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from capt.errors import DEBUG, CaptError, InputError, unforeseen
+from capt.shown import in_log
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -297,7 +298,7 @@ def report(
     )
     console = Console(stderr=True)
     console.print(terminal_document(write(runs, output, options)))
-    console.print(f"{output / HTML}, {MARKDOWN}, {JSON}", markup=False, highlight=False, soft_wrap=True)
+    console.print(in_log(f"{output / HTML}, {MARKDOWN}, {JSON}"), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -312,7 +313,7 @@ def attention(
     from evaluation.looking import picture_attention
 
     caption = picture_attention(run, image, output, source=images)
-    sys.stderr.write(f"{output}: {caption}\n")
+    sys.stderr.write(f"{in_log(f'{output}: {caption}')}\n")
 
 
 @app.command()
@@ -334,7 +335,7 @@ def main() -> None:
     try:
         app(prog_name="capt-eval")
     except CaptError as error:
-        sys.stderr.write(f"capt-eval: {error}\n")
+        sys.stderr.write(f"capt-eval: {in_log(str(error))}\n")
         sys.exit(BAD_DATA if isinstance(error, InputError) else ENVIRONMENT)
     except KeyboardInterrupt:
         sys.stderr.write("capt-eval: interrupted; nothing was written.\n")
@@ -342,7 +343,7 @@ def main() -> None:
     except Exception as error:  # what nobody foresaw is told like everything else
         if os.environ.get(DEBUG):
             raise
-        sys.stderr.write(f"capt-eval: {unforeseen(error)}\n")
+        sys.stderr.write(f"capt-eval: {in_log(unforeseen(error))}\n")
         sys.exit(ENVIRONMENT)
 
 

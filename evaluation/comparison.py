@@ -154,6 +154,7 @@ def paired_differences(baseline: Evaluation, other: Evaluation, options: Bootstr
     return {
         found.name: _difference(found, (baseline.scores[found.name], other.scores[found.name]), options)
         for found in resampled_scores(paired_tables(baseline, other), options)
+        if found.name in baseline.scores and found.name in other.scores
     }
 
 

@@ -156,7 +156,7 @@ def judge(baseline: Evaluation | None, candidate: Evaluation, rules: Rules, *, s
         rows=[_strictly(row) for row in rows] if strict else rows,
         reasons=reasons,
         changes=_changes(baseline, candidate) if baseline else [],
-        notes=_notes(baseline, candidate),
+        notes=_notes(None if reasons else baseline, candidate),
         signatures={side: each.signature for side, each in (("baseline", baseline), ("candidate", candidate)) if each},
         rules=rules,
     )
@@ -287,6 +287,6 @@ def _flat(value: object, name: str) -> dict[str, str]:
 
 
 def _notes(baseline: Evaluation | None, candidate: Evaluation) -> list[str]:
-    """Gather what a reader must know: of the two together, then what was said when the candidate was scored."""
+    """Gather what a reader must know: of the two together where they compare, then what was said of the candidate's scores."""
     about = provenance_notes(("the baseline", baseline), [("the candidate", candidate)]) if baseline else []
     return list(dict.fromkeys(note[:1].upper() + note[1:] for note in (*about, *candidate.notes)))

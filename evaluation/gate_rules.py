@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from capt.errors import InputError
+from capt.errors import InputError, first_line
 from evaluation import perplexity
 from evaluation.metrics import METRICS
 from evaluation.significance import Bootstrap
@@ -135,8 +135,8 @@ def _read_toml(file: Path) -> dict[str, object]:
     except OSError as error:
         message = f"the rules {file} cannot be read ({error.strerror}): check the path and its permissions"
         raise InputError(message) from error
-    except ValueError as error:  # also what is not UTF-8
-        message = f"{file} is not valid TOML ({error}): correct it"
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, and brackets without end
+        message = f"{file} is not valid TOML ({first_line(error)}): correct it"
         raise InputError(message) from error
 
 

@@ -136,8 +136,9 @@ def resampled_scores(tables: Sequence[PairedTables], options: Bootstrap) -> Iter
         for each in chosen:
             part = slice(start, start := start + each.baseline.shape[1])
             here, there = before[:, part].sum(axis=0), after[:, part].sum(axis=0)
-            drawn = each.corpus(new[:, part]) - each.corpus(old[:, part])  # (R, names)
-            swapped = each.corpus(there - moved[:, part]) - each.corpus(here + moved[:, part])
+            with np.errstate(invalid="ignore"):  # of two perplexities without bound the difference is no number, which is told
+                drawn = each.corpus(new[:, part]) - each.corpus(old[:, part])  # (R, names)
+                swapped = each.corpus(there - moved[:, part]) - each.corpus(here + moved[:, part])
             for name, *values in zip(each.names, each.corpus(here), each.corpus(there), drawn.T, swapped.T, strict=True):
                 yield ResampledScore(
                     name=name, n=n, baseline=float(values[0]), other=float(values[1]), drawn=values[2], swapped=values[3]

@@ -205,7 +205,7 @@ def _from_table(table: pa.Table, source: str) -> Captions:
             else None
             for nll, tokens, unknown in likelihoods
         ],
-        fingerprint=fingerprint_of(table.schema),
+        fingerprint=fingerprint_of(table.schema, source),
         source=source,
     )
 

@@ -90,5 +90,5 @@ def corpus_score(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         `(...)`, 1 or more; not a number where there are no tokens.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.asarray(np.exp(sums[..., 0] / sums[..., 1]), dtype=np.float64)

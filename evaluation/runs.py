@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from capt.captions import RUN_FILE, RUN_KEY, Status, fingerprint_of, read_captions, shard_paths
 from capt.errors import InputError
 from capt.references import References, read_references
+from capt.remote import PARQUET_FAULTS
 from evaluation.anchors import find_anchors
 from evaluation.evaluate import evaluate
 from evaluation.measure import Instruments
@@ -101,9 +102,9 @@ class Run:
         shards = shard_paths(self.captions) if self.captions.is_dir() else {0: self.captions}
         try:
             schema = pq.read_schema(next(iter(shards.values())))
-        except (OSError, pa.ArrowException, StopIteration):
+        except (*PARQUET_FAULTS, StopIteration):
             return False
-        fingerprint = fingerprint_of(schema)
+        fingerprint = fingerprint_of(schema, self.captions)
         return fingerprint.attention if fingerprint is not None else "attention" in schema.names
 
     def attention(self, image_ids: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
@@ -244,6 +245,6 @@ def _run_report(captions: Path | None) -> Mapping[str, object]:
         else:
             text = (pq.read_schema(captions).metadata or {}).get(RUN_KEY, b"{}")
         found = json.loads(text)
-    except (OSError, ValueError, pa.ArrowException):
+    except (*PARQUET_FAULTS, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from capt.errors import InputError, first_line
 from capt.files import write_whole
+from capt.remote import PARQUET_FAULTS
 from evaluation import perplexity
 from evaluation.metrics import METRICS
 from evaluation.scores import Anchor, Evaluation, Score
@@ -26,6 +27,7 @@ from evaluation.scores import Anchor, Evaluation, Score
 SCORES_FILE, PER_IMAGE_FILE = "scores.json", "per_image.parquet"
 SCORES_FORMAT = 1
 METADATA_KEY = b"capt_scores"
+_HUGE = 1e15  # no sum of counts comes near, and sums of such sums stay numbers
 
 
 class ScoresFile(TypedDict):
@@ -98,7 +100,7 @@ def load(path: Path) -> Evaluation:
         raise InputError(message)
     try:
         table = pq.ParquetFile(file).read()
-    except (OSError, pa.ArrowException) as error:
+    except PARQUET_FAULTS as error:
         message = f"{file} cannot be read ({first_line(error)}): score the captions again with `capt-eval score`"
         raise InputError(message) from error
     text = (table.schema.metadata or {}).get(METADATA_KEY)
@@ -106,9 +108,13 @@ def load(path: Path) -> Evaluation:
         message = f"{file} holds no scores of capt-eval: score the captions first, with `capt-eval score`"
         raise InputError(message)
     try:
-        return _evaluation(json.loads(text), table)
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"{file} is not whole ({type(error).__name__}: {error}): score the captions again with `capt-eval score`"
+        content = json.loads(text)
+        _check(content)
+        return _evaluation(content, table)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, pa.ArrowException) as error:
+        message = (
+            f"{file} is not whole ({type(error).__name__}: {first_line(error)}): score the captions again with `capt-eval score`"
+        )
         raise InputError(message) from error
 
 
@@ -124,7 +130,7 @@ def is_scored(path: Path) -> bool:
     file = path / PER_IMAGE_FILE if path.is_dir() else path
     try:
         return METADATA_KEY in (pq.read_schema(file).metadata or {})
-    except (OSError, ValueError, pa.ArrowException):  # also a name that is not UTF-8
+    except PARQUET_FAULTS:  # also a name that is not UTF-8
         return False
 
 
@@ -178,6 +184,18 @@ def columns_of(metric: str) -> tuple[str, ...]:
     return perplexity.COLUMNS if metric == perplexity.NAME else METRICS[metric].columns
 
 
+def names_of(metric: str) -> tuple[str, ...]:
+    """Name the scores of a metric.
+
+    Args:
+        metric: A key of METRICS, or perplexity.
+
+    Returns:
+        As COCO prints them.
+    """
+    return (perplexity.NAME,) if metric == perplexity.NAME else METRICS[metric].names
+
+
 def _as_json(evaluation: Evaluation, *, indent: int | None = None) -> str:
     return json.dumps(scores_file(evaluation), indent=indent, ensure_ascii=False)
 
@@ -189,7 +207,7 @@ def _evaluation(content: ScoresFile, table: pa.Table) -> Evaluation:
         raise ValueError(message)
     metrics = [name for name in (*METRICS, perplexity.NAME) if f"{name}.{columns_of(name)[0]}" in table.column_names]
     plain = [name for name in table.column_names if "." not in name and name not in {"image_id", "caption"}]
-    return Evaluation(
+    evaluation = Evaluation(
         scores={name: _score(values) for name, values in content["scores"].items()},
         figures=content["figures"],
         signature=content["signature"],
@@ -205,10 +223,66 @@ def _evaluation(content: ScoresFile, table: pa.Table) -> Evaluation:
         date=content["date"],
         git_hash=content["git_hash"],
     )
+    _check_rows(evaluation)
+    return evaluation
 
 
-def _score(values: Mapping[str, float]) -> Score:
-    score = Score(**values)  # type: ignore[arg-type]  # JSON; n is an int there too
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("signature", "date"), str),
+    **dict.fromkeys(("figures", "conditions", "scores", "anchors"), dict),
+    "git_hash": (str, type(None)),
+    "notes": list,
+}
+_CONDITION_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("images", "images_failed", "images_missing", "captions_extra"), int),
+    **dict.fromkeys(("references", "references_sha256", "tokenizer"), str),
+    "references_per_image": list,
+}
+
+
+def _check(content: dict[str, Any]) -> None:
+    """Refuse values of other types than `scores_file` gives, so that whoever compares and draws need not look again."""
+    json.dumps(content, ensure_ascii=False).encode()  # half a character cannot be written
+    conditions = content["conditions"] if isinstance(content["conditions"], dict) else {}
+    wrong = [key for key, kind in _KINDS.items() if not isinstance(content[key], kind)]
+    wrong += [key for key, kind in _CONDITION_KINDS.items() if key in conditions and not isinstance(conditions[key], kind)]
+    if wrong:
+        message = f"{wrong[0]} is of another type"
+        raise TypeError(message)
+    if not all(map(_is_number, content["figures"].values())) or not all(isinstance(note, str) for note in content["notes"]):
+        message = "a figure is no number, or a note no text"
+        raise TypeError(message)
+
+
+def _check_rows(evaluation: Evaluation) -> None:
+    """Refuse rows without a name or a text, doubled ones, tables that hold more than numbers, and scores without their table."""
+    if not evaluation.image_ids:
+        message = "it has no image"
+        raise ValueError(message)
+    if not all(isinstance(text, str) for text in (*evaluation.image_ids, *evaluation.captions)):
+        message = "an image has no id or no caption"
+        raise TypeError(message)
+    if len(set(evaluation.image_ids)) < len(evaluation.image_ids):
+        message = "an image is there twice"
+        raise ValueError(message)
+    if not all(np.isfinite(table).all() and (np.abs(table) < _HUGE).all() for table in evaluation.statistics.values()):
+        message = "a statistic is no number"
+        raise ValueError(message)
+    names = {name for metric in evaluation.statistics for name in names_of(metric)}
+    if lacking := evaluation.scores.keys() - names:
+        message = f"{min(lacking)} has no statistics"
+        raise ValueError(message)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _score(values: Mapping[str, Any]) -> Score:
+    score = Score(**values)
+    if not all(map(_is_number, (score.n, score.shown_times, score.value, score.low, score.high))) or score.shown_times <= 0:
+        message = "a score says wrongly how it is shown"
+        raise ValueError(message)
     if not all(map(math.isfinite, (score.value, score.low, score.high))):
         message = f"a score is {score.value}"
         raise ValueError(message)

@@ -50,7 +50,7 @@ def _epochs(file: Path) -> list[Epoch]:
                 message = "a value is not finite"
                 raise ValueError(message)  # noqa: TRY301  # told with its line below
             epochs.append(Epoch(**found | {"epoch": int(found["epoch"])}))  # type: ignore[arg-type]  # epoch is whole
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             message = f"{file}, line {number} is no epoch of a training log ({error}): give the log.jsonl of `capt-batch train`"
             raise InputError(message) from error
     if not epochs:

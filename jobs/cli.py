@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from capt.errors import DEBUG, CaptError, unforeseen
+from capt.shown import in_log
 from jobs.exit_codes import ExitCode, exit_code
 from jobs.training.cli import INTERRUPTED, Train, average, recipes, train, vectors
 
@@ -25,7 +26,7 @@ def main() -> None:
     try:
         app()
     except CaptError as error:
-        typer.echo(f"capt-batch: {error}", err=True)
+        typer.echo(f"capt-batch: {in_log(str(error))}", err=True)
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         typer.echo("capt-batch: Interrupted.", err=True)
@@ -33,7 +34,7 @@ def main() -> None:
     except Exception as error:  # what nobody foresaw is told like everything else
         if os.environ.get(DEBUG):
             raise
-        typer.echo(f"capt-batch: {unforeseen(error)}", err=True)
+        typer.echo(f"capt-batch: {in_log(unforeseen(error))}", err=True)
         sys.exit(exit_code(error))
 
 
@@ -224,7 +225,7 @@ def run(
         engine=EngineOptions(engine=engine, ray_address=ray_address, actors=actors, gpus_per_actor=gpus_per_actor),
     )
     if dry_run:
-        typer.echo("\n".join(describe(prepare(options))), err=True)
+        typer.echo("\n".join(map(in_log, describe(prepare(options)))), err=True)
         return
     try:
         with Deadline(), Narrator(Reporter(quiet=quiet)) as narrator:
@@ -289,9 +290,8 @@ def info(
     checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint; by default the one that ships.")] = None,
 ) -> None:
     """Print the model card of a checkpoint as JSON."""
-    import json
-
     from capt.checkpoint import DEFAULT_CHECKPOINT, read_header
+    from capt.shown import json_text
 
     header = read_header(checkpoint)
     path = checkpoint or DEFAULT_CHECKPOINT
@@ -307,4 +307,4 @@ def info(
         "preprocessing": header.preprocessing.to_dict(),
         "card": dict(header.card),
     }
-    typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+    typer.echo(json_text(shown))

@@ -120,9 +120,11 @@ def _image_column(schema: pa.Schema) -> tuple[str, ImageColumn] | None:
 
 
 def _fields(schema: pa.Schema, name: str) -> set[str]:
+    """Name those of a struct's fields that hold what they say: bytes, or a path as text."""
     if name not in schema.names or not pa.types.is_struct(schema.field(name).type):
         return set()
-    return {field.name for field in schema.field(name).type}
+    usable = {"bytes": _is_binary, "path": _is_text}
+    return {field.name for field in schema.field(name).type if field.name in usable and usable[field.name](field.type)}
 
 
 def _is_binary(kind: pa.DataType) -> bool:

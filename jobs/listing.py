@@ -159,7 +159,7 @@ def _numbered(pattern: str) -> Iterator[str]:
 def _before_pattern(text: str) -> str:
     """Give the folder above the first part of a pattern that is none itself, with a slash at its end."""
     found = _GLOB.search(text)
-    return text[: text.rindex("/", 0, found.start()) + 1] if found else text
+    return text[: text.rfind("/", 0, found.start()) + 1] if found else text
 
 
 def _regular(pattern: str) -> re.Pattern[str]:

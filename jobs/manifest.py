@@ -73,7 +73,7 @@ class ManifestSource:
         self._stream: Iterator[_Block] = iter(())
         self._block: _Block | None = None
         self._rows = self._select(options, files[0])
-        check = IdentityCheck(str(self.travelling))
+        check = IdentityCheck(options.source, str(self.travelling))
         for image_id, further in self._identities():
             check.add(image_id, *further)
         self.sha256 = check.finish(self.image_ids)
@@ -108,8 +108,8 @@ class ManifestSource:
             positions = np.array([self._rows[row] for row in rows[start : start + size]], dtype=np.int64)
             items: list[Item] = []
             tables: list[pa.Table] = []
-            for table, folder in self._pieces(positions):
-                items += [self._item(values, folder) for values in table.select(self.columns.used).to_pylist()]
+            for table, rows_of_table, folder in self._pieces(positions):
+                items += [self._item(values, folder) for values in rows_of_table]
                 own = table.select([name for name, _ in self.columns.travelling])
                 tables.append(own.rename_columns(self.travelling.names))
             yield items, pa.concat_tables(tables)
@@ -117,7 +117,9 @@ class ManifestSource:
     def _item(self, values: dict[str, Any], folder: Location) -> Item:
         image = values[self.columns.image]
         content = image.get("bytes") if isinstance(image, dict) else image if self.columns.kind is ImageColumn.BYTES else None
+        content = content if isinstance(content, bytes) else None  # a struct may call anything so
         name = image.get("path") if isinstance(image, dict) else image if self.columns.kind is ImageColumn.PATH else None
+        name = name if isinstance(name, str) else None
         path = None if content is not None or not name else place_in(folder, name)
         texts = values[self.columns.references] if self.columns.references is not None else None
         references = tuple(text for text in texts or () if text is not None)
@@ -140,8 +142,8 @@ class ManifestSource:
         column = self.columns.split
         found: set[str] = set()
         chosen: list[NDArray[np.int64]] = []
-        for table, start in self._scan([column]):
-            values = np.array([_text(value) for value in table.column(column).to_pylist()], dtype=object)
+        for rows_of_table, start in self._scan([column]):
+            values = np.array([_text(values[column]) for values in rows_of_table], dtype=object)
             found |= set(values)
             chosen.append(np.flatnonzero(values == options.split) + start)
         rows = np.concatenate(chosen)[: options.limit] if chosen else np.zeros(0, dtype=np.int64)
@@ -155,8 +157,8 @@ class ManifestSource:
     def _identities(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Give each row's id, and what else its identity rests on."""
         wanted, taken = self._rows, 0
-        for table, start in self._scan(self.columns.identifying):
-            for position, values in enumerate(table.to_pylist(), start=start):
+        for rows_of_table, start in self._scan(self.columns.identifying):
+            for position, values in enumerate(rows_of_table, start=start):
                 if taken < len(wanted) and position == wanted[taken]:
                     taken += 1
                     yield self._identity(values, position)
@@ -166,6 +168,7 @@ class ManifestSource:
     def _identity(self, values: dict[str, Any], position: int) -> tuple[str, tuple[str, ...]]:
         image = values.get(self.columns.image)
         path = image.get("path") if isinstance(image, dict) else image
+        path = path if isinstance(path, str) else None
         image_id = path if self.columns.image_id is None else values[self.columns.image_id]
         if image_id is None or image_id == "":
             group = self._groups[bisect_right(self._starts, position) - 1]
@@ -177,23 +180,26 @@ class ManifestSource:
         references = values[self.columns.references] if self.columns.references is not None else None
         return _text(image_id), (_text(path or ""), *(text or "" for text in references or ()))
 
-    def _scan(self, columns: list[str]) -> Iterator[tuple[pa.Table, int]]:
-        """Give some columns of all rows, in blocks with the number of their first row."""
+    def _scan(self, columns: list[str]) -> Iterator[tuple[list[dict[str, Any]], int]]:
+        """Give some columns of all rows, in lists with the number of their first row."""
         for path, first in reversed(self._file_starts.items()):
             start = first
             with reading("manifest", path), open_parquet(path) as file:
                 for batch in file.iter_batches(batch_size=1 << 14, columns=columns, use_threads=False):
-                    yield pa.Table.from_batches([batch]), start
+                    yield batch.to_pylist(), start
                     start += batch.num_rows
 
-    def _pieces(self, positions: NDArray[np.int64]) -> Iterator[tuple[pa.Table, Location]]:
-        """Give the rows at ascending positions, in tables of one file each, with the folder that its paths start from."""
+    def _pieces(self, positions: NDArray[np.int64]) -> Iterator[tuple[pa.Table, list[dict[str, Any]], Location]]:
+        """Give the rows at ascending positions, in tables of one file each, with what becomes items and where its paths start."""
         done = 0
         while done < len(positions):
             block = self._block_with(int(positions[done]))
             inside = int(np.searchsorted(positions, block.stop))
-            folder = self._root or self._groups[block.group].file.parent
-            yield block.table.take(pa.array(positions[done:inside] - block.start)), _absolute(folder)
+            file = self._groups[block.group].file
+            with reading("manifest", file):
+                table = block.table.take(pa.array(positions[done:inside] - block.start))
+                values = table.select(self.columns.used).to_pylist()
+            yield table, values, _absolute(self._root or file.parent)
             done = inside
 
     def _block_with(self, position: int) -> _Block:

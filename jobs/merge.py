@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import filterfalse, islice
 from typing import Any
 
-from capt.captions import Fingerprint, shard_name
+from capt.captions import RUN_FILE, Fingerprint, shard_name
 from capt.errors import OutputError, at_work
 from capt.remote import Location, open_parquet
 from jobs.output import Output
 from jobs.progress import Summary
-from jobs.reader import plan_shards
-from jobs.source import Shard
 from jobs.together import read_sessions
 
 _NAMED = 5
+_NO_REPORT = (KeyError, TypeError, ValueError, OverflowError)  # what a run.json of another shape leads to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,31 +52,34 @@ def merge(options: MergeOptions) -> Summary:
     if existing.extended and existing.report is None:
         message = f"An extension of {output.path} was not finished; start the same capt-batch run --extend again."
         raise OutputError(message)
-    shards = _shards(existing.fingerprint, existing.shards, existing.report)
-    _check_all(output.path, shards, existing.shards)
+    count = _count_shards(existing.fingerprint, output, existing.report)
+    _check_all(output.path, count, existing.shards, existing.fingerprint if existing.report is None else None)
     target = _target(options)
     with open_parquet(output.folder / shard_name(0)) as first:
         schema = first.schema_arrow
     if existing.report is None:
         with output.prepared(overwrite=False):
-            report = _report(output, existing.fingerprint, shards)
+            report = _report(output, existing.fingerprint, count)
             with at_work():
-                output.complete(report, schema, len(shards))
+                output.complete(report, schema, count)
     else:
         report = dict(existing.report)
     if target is not None:
         target.clear_up(older_than=0.0)  # an earlier merge into it may have been killed
         with at_work():
-            output.pack(target.path, report, schema, len(shards))
-    return Summary(
-        output=str(target.path if target is not None else output.path),
-        rows=sum(existing.shards.values()),
-        failed={str(cause): int(count) for cause, count in dict(report["failed"]).items()},
-        shards=len(shards),
-        captioned=int(report["captioned_in_last_session"]),
-        seconds=float(report["seconds"]),
-        stages=dict(report["stage_seconds"]),
-    )
+            output.pack(target.path, report, schema, count)
+    try:
+        return Summary(
+            output=str(target.path if target is not None else output.path),
+            rows=sum(existing.shards.values()),
+            failed={str(cause): int(failed) for cause, failed in dict(report["failed"]).items()},
+            shards=count,
+            captioned=int(report["captioned_in_last_session"]),
+            seconds=float(report["seconds"]),
+            stages={str(stage): float(seconds) for stage, seconds in dict(report["stage_seconds"]).items()},
+        )
+    except _NO_REPORT as error:
+        raise _damaged_report(output) from error
 
 
 def _folder(path: Location) -> Output:
@@ -88,11 +91,19 @@ def _folder(path: Location) -> Output:
     return output
 
 
-def _shards(fingerprint: Fingerprint, there: Mapping[int, int], report: Mapping[str, object] | None) -> list[Shard]:
-    """Give the shards that a run must have: those of its source or, where it is complete and perhaps extended, those it has."""
+def _count_shards(fingerprint: Fingerprint, output: Output, report: Mapping[str, object] | None) -> int:
+    """Count the shards that a run must have: those of its source or, where it is complete and perhaps extended, those it says."""
     if report is None:
-        return plan_shards(fingerprint.source_rows, fingerprint.shard_size)
-    return [Shard(number=number, start=0, stop=there.get(number, 0)) for number in range(int(str(report["shards"])))]
+        return -(-fingerprint.source_rows // fingerprint.shard_size)
+    try:
+        return int(str(report["shards"]))
+    except _NO_REPORT as error:
+        raise _damaged_report(output) from error
+
+
+def _damaged_report(output: Output) -> OutputError:
+    message = f"{output.folder / RUN_FILE} is damaged; remove it and start the same capt-batch run again, which writes it anew."
+    return OutputError(message)
 
 
 def _target(options: MergeOptions) -> Output | None:
@@ -110,23 +121,33 @@ def _target(options: MergeOptions) -> Output | None:
     return target
 
 
-def _check_all(path: Location, shards: Sequence[Shard], there: Mapping[int, int]) -> None:
-    lacking = [shard.number for shard in shards if there.get(shard.number) != shard.stop - shard.start]
+def _check_all(path: Location, count: int, there: Mapping[int, int], fingerprint: Fingerprint | None) -> None:
+    """Refuse a run that lacks shards, or rows of its source; a number of shards is not believed before it is checked."""
+
+    def is_whole(number: int) -> bool:
+        expected = (
+            None
+            if fingerprint is None
+            else min(fingerprint.shard_size, fingerprint.source_rows - number * fingerprint.shard_size)
+        )
+        return number in there and (expected is None or there[number] == expected)
+
+    lacking = count - sum(number < count and is_whole(number) for number in there)
     if lacking:
-        named = ", ".join(map(str, lacking[:_NAMED])) + (", …" if len(lacking) > _NAMED else "")
-        counts = f"{len(lacking):,} of the {len(shards):,} shards are not there or damaged ({named})"
+        named = ", ".join(map(str, islice(filterfalse(is_whole, range(count)), _NAMED))) + (", …" if lacking > _NAMED else "")
+        counts = f"{lacking:,} of the {count:,} shards are not there or damaged ({named})"
         message = f"{path} is not complete: {counts}; start the same capt-batch run --shard again on the machines that do them."
         raise OutputError(message)
-    foreign = sorted(set(there) - {shard.number for shard in shards})
+    foreign = sorted(number for number in there if number >= count)
     if foreign:
-        message = f"{path} holds {shard_name(foreign[0])}, but the run has only {len(shards):,} shards; remove what is not of it."
+        message = f"{path} holds {shard_name(foreign[0])}, but the run has only {count:,} shards; remove what is not of it."
         raise OutputError(message)
 
 
-def _report(output: Output, fingerprint: Fingerprint, shards: Sequence[Shard]) -> dict[str, Any]:
+def _report(output: Output, fingerprint: Fingerprint, shards: int) -> dict[str, Any]:
     """Put together what the machines told of their starts; one that was killed told nothing, and is not in the times."""
     sessions = read_sessions(output.folder)
-    failed = output.count_failures(shard.number for shard in shards)
+    failed = output.count_failures(range(shards))
     stages: Counter[str] = Counter()
     for session in sessions:
         stages.update(session.get("stage_seconds", {}))
@@ -137,7 +158,7 @@ def _report(output: Output, fingerprint: Fingerprint, shards: Sequence[Shard]) -
         "rows": fingerprint.source_rows,
         "ok": fingerprint.source_rows - failed.total(),
         "failed": dict(failed),
-        "shards": len(shards),
+        "shards": shards,
         "captioned_in_last_session": captioned,
         "seconds": round(seconds.total_seconds(), 3),
         "images_per_second": round(captioned / max(seconds.total_seconds(), 1.0), 2),

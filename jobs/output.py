@@ -25,7 +25,7 @@ import pyarrow as pa
 from capt.captions import COLUMNS, RUN_FILE, RUN_KEY, Fingerprint, Status, fingerprint_of, shard_name, shard_paths, write_captions
 from capt.errors import InputError, OutputError, first_line
 from capt.files import write_whole
-from capt.remote import Location, Remote, open_parquet
+from capt.remote import PARQUET_FAULTS, Location, Remote, open_parquet
 from jobs.lock import FolderLock
 from jobs.together import forget, is_extending, read_agreement
 
@@ -166,6 +166,9 @@ class Output:
 
         Returns:
             Positions in the shard, ascending.
+
+        Raises:
+            OutputError: If it cannot be read.
         """
         return [row for row, (status, _) in enumerate(self._outcomes(number)) if status == Status.FAILED]
 
@@ -181,7 +184,8 @@ class Output:
         Raises:
             OutputError: If it cannot be read.
         """
-        return [str(image_id) for image_id in self._read(number, ["image_id"]).column("image_id").to_pylist()]
+        with self._reading(number):
+            return [str(image_id) for image_id in self._read(number, ["image_id"]).column("image_id").to_pylist()]
 
     def count_failures(self, shards: Iterable[int]) -> Counter[str]:
         """Count failed rows by their cause.
@@ -191,11 +195,14 @@ class Output:
 
         Returns:
             Kinds of failure and how many rows have each.
+
+        Raises:
+            OutputError: If one cannot be read.
         """
         causes: Counter[str] = Counter()
         with ThreadPoolExecutor(_LOOKING) as pool:
             for outcomes in pool.map(self._outcomes, shards):
-                causes.update(error.split(":", 1)[0] for status, error in outcomes if status == Status.FAILED)
+                causes.update(str(error or "").split(":", 1)[0] for status, error in outcomes if status == Status.FAILED)
         return causes
 
     def check_shards(self, numbers: Iterable[int]) -> None:
@@ -255,7 +262,7 @@ class Output:
             if isinstance(file, Path):
                 file.parent.mkdir(parents=True, exist_ok=True)
             write_captions(parts, schema.with_metadata({**schema.metadata, RUN_KEY: _as_text(report)}), file)
-        except (OSError, pa.ArrowException) as error:
+        except PARQUET_FAULTS as error:
             message = f"{file} cannot be made of the shards in {self.folder} ({first_line(error)}); start the same command again."
             raise OutputError(message) from error
 
@@ -301,28 +308,38 @@ class Output:
 
         Returns:
             Their names and types, in order.
-        """
-        return pa.schema(list(self._read(number, None).schema)[len(COLUMNS) :])
 
-    def _read(self, number: int, columns: Sequence[str] | None) -> pa.Table:
-        """Read some columns of a finished shard; None gives all, but no rows."""
-        part = self.folder / shard_name(number)
+        Raises:
+            OutputError: If it cannot be read.
+        """
+        with self._reading(number):
+            return pa.schema(list(self._read(number, None).schema)[len(COLUMNS) :])
+
+    @contextmanager
+    def _reading(self, number: int) -> Iterator[None]:
+        """Say of a shard whose footer was whole that the rest of it is not."""
         try:
-            if self.file is not None and self.file.exists() and not part.exists():
-                with open_parquet(self.file) as file:
-                    return file.schema_arrow.empty_table() if columns is None else file.read_row_group(number, columns=columns)
-            with open_parquet(part) as file:
-                return file.schema_arrow.empty_table() if columns is None else file.read(columns=columns)
-        except MemoryError:
+            yield
+        except MemoryError:  # one of Arrow's too, but no fault of the file
             raise
-        except (OSError, pa.ArrowException) as error:
+        except PARQUET_FAULTS as error:
             what = f"{shard_name(number)} of {self.path} cannot be read any more ({_reason(error)})"
             message = f"{what}; mend that, or remove it, and start the same command again."
             raise OutputError(message) from error
 
-    def _outcomes(self, number: int) -> list[tuple[str, str]]:
-        table = self._read(number, ["status", "error"])
-        return list(zip(table.column("status").to_pylist(), table.column("error").to_pylist(), strict=True))
+    def _read(self, number: int, columns: Sequence[str] | None) -> pa.Table:
+        """Read some columns of a finished shard; None gives all, but no rows."""
+        part = self.folder / shard_name(number)
+        if self.file is not None and self.file.exists() and not part.exists():
+            with open_parquet(self.file) as file:
+                return file.schema_arrow.empty_table() if columns is None else file.read_row_group(number, columns=columns)
+        with open_parquet(part) as file:
+            return file.schema_arrow.empty_table() if columns is None else file.read(columns=columns)
+
+    def _outcomes(self, number: int) -> list[tuple[object, object]]:
+        with self._reading(number):
+            table = self._read(number, ["status", "error"])
+            return list(zip(table.column("status").to_pylist(), table.column("error").to_pylist(), strict=True))
 
     def _look_at_file(self, path: Location) -> Existing:
         foreign = f"{path} was not written by capt-batch run; choose another --output."
@@ -331,7 +348,7 @@ class Output:
                 schema = file.schema_arrow
                 sizes = {number: file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)}
             fingerprint = fingerprint_of(schema)
-        except (OSError, pa.ArrowException, InputError) as error:
+        except (*PARQUET_FAULTS, InputError) as error:
             raise OutputError(foreign) from error
         if fingerprint is None:
             raise OutputError(foreign)
@@ -376,7 +393,7 @@ def _read_footer(path: Location) -> tuple[Fingerprint, int] | None:
     try:
         with open_parquet(path) as file:
             fingerprint, rows = fingerprint_of(file.schema_arrow), file.metadata.num_rows
-    except (OSError, pa.ArrowException):
+    except PARQUET_FAULTS:
         return None
     except InputError as error:
         message = f"{path} was written by another version of capt ({error}); choose another --output."
@@ -410,6 +427,6 @@ def _as_text(report: Mapping[str, object]) -> str:
 def _parse(text: bytes | None) -> Mapping[str, object] | None:
     try:
         values = json.loads(text or b"null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None

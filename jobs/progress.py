@@ -15,7 +15,9 @@ from itertools import islice
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
+from capt.shown import in_log
 from jobs.events import Advanced, Began, Event, Finished, Progressed, Said, Standing, Warned
 from jobs.waits import Waits
 
@@ -145,18 +147,6 @@ def duration(seconds: float) -> str:
     return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02} min"
 
 
-def printable(text: str) -> str:
-    """Make a text safe to show: what could steer a terminal becomes a question mark.
-
-    Args:
-        text: Such as the name of somebody's file.
-
-    Returns:
-        As many printable characters.
-    """
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 class Reporter:
     """Shows people how a run goes on: one of those who hear what happens in it."""
 
@@ -203,7 +193,7 @@ class Reporter:
 
     def _say(self, sentence: str) -> None:
         """Show one sentence, above the bar if there is one."""
-        self._console.print(sentence, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
+        self._console.print(in_log(sentence), markup=False, emoji=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def _begin(self, standing: Standing) -> None:
         if self._console.is_terminal and not self._console.quiet:
@@ -222,7 +212,7 @@ class Reporter:
         self._say(f"{summary.rows:,} images in {summary.output}:")
         self._console.print(summary_table(summary))
         for image_id, caption in self._samples:
-            self._say(f"{printable(image_id)}: {caption}")
+            self._say(f"{image_id}: {caption}")
 
 
 def _state(standing: Standing) -> str:
@@ -250,10 +240,10 @@ def summary_table(summary: Summary) -> Table:
     table.add_column(justify="right")
     table.add_row("captioned", f"{summary.ok:,}")
     for cause, count in sorted(summary.failed.items(), key=lambda each: -each[1]):
-        table.add_row(f"failed: {cause}", f"{count:,}")
+        table.add_row(Text(in_log(f"failed: {cause}")), f"{count:,}")
     table.add_section()
     table.add_row("this time", f"{summary.captioned:,} images in {duration(summary.seconds)}")
     table.add_row("images/s", f"{summary.images_per_second:.1f}")
     for stage, seconds in summary.stages.items():
-        table.add_row(f"  {stage}", f"{seconds:.1f} s")
+        table.add_row(Text(in_log(f"  {stage}")), f"{seconds:.1f} s")
     return table

@@ -112,7 +112,7 @@ class PathSource:
         self._folder = folder if isinstance(folder, Remote) else Path(os.path.abspath(folder))  # noqa: PTH100
         self._blob = bytearray()
         self._ends = array("Q")
-        check = IdentityCheck()
+        check = IdentityCheck(options.source)
         for name in islice(names, options.limit):
             self._blob += os.fsencode(name)
             self._ends.append(len(self._blob))

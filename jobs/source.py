@@ -20,7 +20,7 @@ import pyarrow as pa
 from capt.errors import InputError, first_line
 from capt.images import DEFAULT_MAX_PIXELS
 from capt.inside import lies_inside
-from capt.remote import Location, Remote
+from capt.remote import PARQUET_FAULTS, Location, Remote
 
 DEFAULT_IMAGE_TIMEOUT = 60.0
 _NAMED_DOUBLES = 3
@@ -126,12 +126,14 @@ class Source(Protocol):
 class IdentityCheck:
     """Watches the image ids of a source go by: gives their fingerprint, and finds doubled ones in eight bytes an image."""
 
-    def __init__(self, about: str = "") -> None:
+    def __init__(self, source: str, about: str = "") -> None:
         """Begin with no image.
 
         Args:
+            source: What the user named, for messages.
             about: What else tells the source apart: its travelling columns.
         """
+        self._source = source
         self._digest = hashlib.sha256(about.encode())
         self._marks = array("Q")
 
@@ -167,8 +169,7 @@ class IdentityCheck:
             self._refuse_doubles(image_id for image_id in image_ids() if mark(image_id) in repeated)
         return self._digest.hexdigest()
 
-    @staticmethod
-    def _refuse_doubles(suspects: Iterable[str]) -> None:
+    def _refuse_doubles(self, suspects: Iterable[str]) -> None:
         counts: dict[str, int] = {}
         for image_id in suspects:
             counts[image_id] = counts.get(image_id, 0) + 1
@@ -176,7 +177,7 @@ class IdentityCheck:
         if doubled:
             named = ", ".join(doubled[:_NAMED_DOUBLES]) + (", …" if len(doubled) > _NAMED_DOUBLES else "")
             ids = "1 image id is" if len(doubled) == 1 else f"{len(doubled)} image ids are"
-            message = f"In the source {ids} doubled: {named}; give each image its own."
+            message = f"In {self._source} {ids} doubled: {named}; give each image its own."
             raise InputError(message)
 
 
@@ -212,7 +213,7 @@ def reading(kind: str, place: Location, *further: type[Exception]) -> Iterator[N
         yield
     except MemoryError:  # one of Arrow's too, but no fault of the file
         raise
-    except (OSError, pa.ArrowException, UnicodeDecodeError, *further) as error:
+    except (*PARQUET_FAULTS, *further) as error:
         message = f"The {kind} {place} cannot be read ({first_line(error)}); make it again, or leave it out."
         raise InputError(message) from error
 

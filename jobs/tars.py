@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 
+from capt.clipped import Clipped
 from capt.errors import InputError
 from capt.images import SUPPORTED_SUFFIXES
 from capt.remote import Location, Remote
@@ -31,6 +32,7 @@ TAR_SUFFIX = ".tar"
 _BESIDE = ("txt", "json")
 _FARTHEST = 1 << 20  # bytes between two members that are rather read over than asked for twice
 _LONGEST_READ = 1 << 26
+_LONGEST_HEADER = 1 << 20  # bytes; of a header that says that it is longer, no more is read
 _TEXT = pa.string()
 
 
@@ -74,7 +76,7 @@ class TarSource:
         self._names, self._ends = bytearray(), array("Q")
         self._images = _Members()
         beside = {name: _Members() for name in _BESIDE}
-        check = IdentityCheck()
+        check = IdentityCheck(options.source)
         for path in self._files:
             self._first_rows.append(len(self._ends))
             left = None if options.limit is None else options.limit - len(self._ends)
@@ -181,11 +183,13 @@ def _samples(path: Location) -> Iterator[tuple[str, Mapping[str, tuple[int, int]
 def _members(path: Location) -> Iterator[tuple[str, int, int]]:
     """Give name, first byte and length of each file in a tar file."""
     far_away = isinstance(path, Remote)
-    with (
-        closing(path.open_stream() if isinstance(path, Remote) else path.open("rb")) as file,
-        tarfile.open(fileobj=file, mode="r|" if far_away else "r:") as tar,
-    ):
+    file: Any = path.open_stream() if isinstance(path, Remote) else Clipped(path, most=_LONGEST_HEADER)
+    with closing(file), tarfile.open(fileobj=file, mode="r|" if far_away else "r:") as tar:
         for member in tar:
+            is_short = isinstance(file, Clipped) and member.offset_data + member.size > file.size
+            if member.issparse() or member.size < 0 or is_short:
+                message = f"{member.name} is not there as its header says"
+                raise tarfile.ReadError(message)
             if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
                 yield member.name.removeprefix("./"), member.offset_data, member.size
             tar.members.clear()  # type: ignore[attr-defined]  # or it keeps all of them

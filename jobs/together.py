@@ -5,9 +5,11 @@ run needs none.
 """
 
 import json
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from capt.captions import Fingerprint
@@ -18,6 +20,7 @@ from capt.remote import Location, Remote
 _AGREEMENT = ".agreement.json"
 _SESSIONS = ".session-*.json"
 _EXTENDING = ".extending"
+_MOST_IMAGES = 2**63
 
 
 def agree(folder: Location, fingerprint: Fingerprint) -> Fingerprint:
@@ -111,9 +114,24 @@ def read_sessions(folder: Location) -> Sequence[Mapping[str, Any]]:
     """
     sessions = []
     for path in folder.glob(_SESSIONS):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             sessions.append(json.loads(path.read_bytes()))
-    return sorted((each for each in sessions if isinstance(each, dict)), key=lambda each: str(each.get("started", "")))
+            json.dumps(sessions[-1], ensure_ascii=False, allow_nan=False).encode()
+    return sorted(filter(_is_report, sessions), key=lambda each: str(each["started"]))
+
+
+def _is_report(session: object) -> bool:
+    """Whether what a file says is a report as `tell_session` writes it, in what is put together of all."""
+    try:
+        return (
+            isinstance(session, dict)
+            and all(datetime.fromisoformat(session[name]).tzinfo is not None for name in ("started", "finished"))
+            and 0 <= int(session["captioned_in_last_session"]) < _MOST_IMAGES
+            and all(math.isfinite(seconds) for seconds in session["stage_seconds"].values())
+            and isinstance(session["source"], str)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return False
 
 
 def begin_extending(folder: Location) -> None:

@@ -8,10 +8,12 @@ but its own.
 import base64
 import hashlib
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from capt.shown import one_line
 from reports.document import Document, Plot
 from reports.plots import SERIES, draw
 
@@ -30,7 +32,12 @@ def render(document: Document) -> str:
         The page; the same document gives the same text.
     """
     environment = Environment(
-        loader=PackageLoader("reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("reports"),
+        autoescape=True,
+        finalize=_visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["data"] = _data
     environment.filters["plot"] = _plot
@@ -45,6 +52,11 @@ def render(document: Document) -> str:
     )
 
 
+def _visible(value: object) -> Any:  # noqa: ANN401 - what was given, or text
+    """Write out what is not seen in text, such as marks that turn it around; lines stay lines."""
+    return "\n".join(map(one_line, value.split("\n"))) if type(value) is str else value
+
+
 def _digest(script: str) -> str:
     """Give what the page's policy knows a script by."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -57,4 +69,4 @@ def _data(content: bytes, kind: str) -> str:
 
 def _plot(plot: Plot) -> Markup:
     """Draw a plot; what it draws is escaped there."""
-    return Markup(draw(plot))  # noqa: S704  # plots.py escapes
+    return Markup(_visible(draw(plot)))  # noqa: S704  # plots.py escapes

@@ -7,6 +7,7 @@ are text that somebody else wrote: nothing in them becomes markup, a link, a men
 import re
 from collections.abc import Iterator, Sequence
 
+from capt.shown import one_line
 from reports.document import Cell, Document, Example, Section, Table, Tone
 
 MAX_BYTES = 900_000
@@ -53,7 +54,7 @@ def plain(text: str, longest: int | None = _CHARACTERS) -> str:
     Returns:
         One line without markup, links, mentions or references to issues.
     """
-    folded = " ".join(text.split())
+    folded = one_line(" ".join(text.split()))
     if longest is not None and len(folded) > longest:
         folded = f"{folded[: longest - 1]}…"
     escaped = _MARKUP.sub(r"\\\1", folded.replace("&", "&amp;")).replace("\\<", "&lt;").replace("\\>", "&gt;")

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.report import AnchorTable, Report
+from reports.safe_text import safe_text
 
 WIDTH = 80
 
@@ -25,11 +26,11 @@ def terminal_report(report: Report) -> RenderableType:
     Returns:
         For rich's Console to print; it renders itself, on a terminal or in a log.
     """
-    parts: list[RenderableType] = [_scores(report), Text(report.legend, style="dim"), Text()]
+    parts: list[RenderableType] = [_scores(report), safe_text(report.legend, style="dim"), Text()]
     parts += _anchors(report.anchors) if report.anchors else []
-    parts += [Text(f"{label}: {value}") for label, value in report.figures]
-    parts += [Text(), *(Text(f"Note: {note}", style="yellow") for note in report.notes)] if report.notes else []
-    parts += [Text(), Text(f"Signature: {report.signature}", style="dim", overflow="fold")]
+    parts += [safe_text(f"{label}: {value}") for label, value in report.figures]
+    parts += [Text(), *(safe_text(f"Note: {note}", style="yellow") for note in report.notes)] if report.notes else []
+    parts += [Text(), safe_text(f"Signature: {report.signature}", style="dim")]
     return Group(*parts)
 
 
@@ -41,8 +42,8 @@ def _anchors(shown: AnchorTable) -> list[RenderableType]:
     for heading in others:
         table.add_column(heading, justify="right")
     for row in shown.rows:
-        table.add_row(*row)
-    return [table, *(Text(line, style="dim") for line in shown.legend), Text()]
+        table.add_row(*map(safe_text, row))
+    return [table, *(safe_text(line, style="dim") for line in shown.legend), Text()]
 
 
 def _scores(report: Report) -> Table:
@@ -53,7 +54,7 @@ def _scores(report: Report) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("better", no_wrap=True)
     for row in report.scores:
-        table.add_row(row.name, Text(row.value, style="bold"), row.interval, row.n, row.better)
+        table.add_row(row.name, safe_text(row.value, style="bold"), row.interval, row.n, row.better)
     return table
 
 
@@ -87,6 +88,6 @@ def terminal_checks(checks: Sequence[CheckShape]) -> RenderableType:
     """
     table = Table(box=None, show_header=False, pad_edge=False)
     for check in checks:
-        verdict = Text("ok", style="green") if check.passed else Text("FAILED", style="bold red")
-        table.add_row(verdict, check.name, Text(check.said, overflow="fold"))
+        verdict = safe_text("ok", style="green") if check.passed else safe_text("FAILED", style="bold red")
+        table.add_row(verdict, check.name, safe_text(check.said))
     return table

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.differences import DifferenceReport, DifferenceTable, Finding
+from reports.safe_text import safe_text
 
 _STYLES: Mapping[Finding, str] = {Finding.BETTER: "green", Finding.WORSE: "bold red", Finding.UNCLEAR: "", Finding.SAME: "dim"}
 
@@ -26,11 +27,11 @@ def terminal_comparison(report: DifferenceReport) -> RenderableType:
     """
     parts: list[RenderableType] = []
     for table in report.tables:
-        parts += [Text(table.title, style="bold", overflow="fold"), _differences(table, report.interval)]
-    parts.append(Text(report.legend, style="dim"))
-    parts += [Text(), *(Text(f"Note: {note}", style="yellow") for note in report.notes)] if report.notes else []
+        parts += [safe_text(table.title, style="bold"), _differences(table, report.interval)]
+    parts.append(safe_text(report.legend, style="dim"))
+    parts += [Text(), *(safe_text(f"Note: {note}", style="yellow") for note in report.notes)] if report.notes else []
     parts.append(Text())
-    parts += [Text(f"Signature of {name}: {signature}", style="dim", overflow="fold") for name, signature in report.signatures]
+    parts += [safe_text(f"Signature of {name}: {signature}", style="dim") for name, signature in report.signatures]
     return Group(*parts)
 
 
@@ -46,9 +47,9 @@ def _differences(shown: DifferenceTable, interval: str) -> Table:
             row.name,
             row.baseline,
             row.value,
-            Text(row.difference, style="bold"),
+            safe_text(row.difference, style="bold"),
             row.interval,
             row.p,
-            Text(row.finding, style=_STYLES[row.finding]),
+            safe_text(row.finding, style=_STYLES[row.finding]),
         )
     return table

@@ -3,14 +3,13 @@
 In: a Document. Out: something that rich prints. Apart from terminal.py, which draws what `score` and `doctor` say.
 """
 
-from unicodedata import category
-
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from reports.document import Document, Tone
+from reports.safe_text import safe_text
 
 _STYLES = {Tone.GOOD: "bold green", Tone.BAD: "bold red"}
 _EXAMPLES = 2  # of a strip
@@ -25,18 +24,18 @@ def terminal_document(document: Document) -> RenderableType:
     Returns:
         For rich's Console to print.
     """
-    parts: list[RenderableType] = [_text(document.headline, "bold"), Text()]
-    parts += [_text(sentence) for sentence in document.verdict]
+    parts: list[RenderableType] = [safe_text(document.headline, "bold"), Text()]
+    parts += [safe_text(sentence) for sentence in document.verdict]
     parts += [_tiles(document)]
-    parts += [_text(f"Note: {warning}", "yellow") for warning in document.warnings]
-    parts += [_text(note) for note in document.notes]
+    parts += [safe_text(f"Note: {warning}", "yellow") for warning in document.warnings]
+    parts += [safe_text(note) for note in document.notes]
     for strip in document.strips:
-        parts += [Text(), _text(strip.title, "bold")]
+        parts += [Text(), safe_text(strip.title, "bold")]
         for example in strip.examples[:_EXAMPLES]:
-            parts.append(_text(f"{example.image_id} {example.difference}".rstrip(), "dim"))
-            parts += [_text(f"  {said.name}: {said.caption or '(no caption)'} [{said.score}]") for said in example.said]
+            parts.append(safe_text(f"{example.image_id} {example.difference}".rstrip(), "dim"))
+            parts += [safe_text(f"  {said.name}: {said.caption or '(no caption)'} [{said.score}]") for said in example.said]
     for name, signature in zip(document.series, document.signatures, strict=True):
-        parts += [Text(), _text(f"Signature of {name}: {signature}", "dim")]
+        parts += [Text(), safe_text(f"Signature of {name}: {signature}", "dim")]
     return Group(*parts)
 
 
@@ -50,11 +49,5 @@ def _tiles(document: Document) -> Table:
     table.add_column("")
     for tile in document.tiles:
         cells = (tile.against, tile.difference) if compared else (tile.below,)
-        table.add_row(tile.name, tile.value, *cells, Text(tile.verdict, style=_STYLES.get(tile.tone, "")))
+        table.add_row(tile.name, tile.value, *cells, safe_text(tile.verdict, _STYLES.get(tile.tone, "")))
     return table
-
-
-def _text(text: str, style: str = "") -> Text:
-    """Make text of what somebody else wrote: no character of it moves the cursor or changes a colour."""
-    shown = "".join("\N{REPLACEMENT CHARACTER}" if category(each).startswith("C") else each for each in text)
-    return Text(shown, style=style, overflow="fold")

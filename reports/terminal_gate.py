@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from reports.safe_text import safe_text
 from reports.verdicts import VerdictTable
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "not-comparable": "bold red"}
@@ -24,16 +25,16 @@ def terminal_gate(table: VerdictTable) -> RenderableType:
         For rich's Console to print; it renders itself, on a terminal or in a log.
     """
     style = _STYLES.get(table.verdict, "")
-    parts: list[RenderableType] = [Text(f"Gate: {table.verdict}. {table.headline}", style=style)]
-    parts += [Text(f"Reason: {reason}", style=style) for reason in table.reasons]
-    parts += [_scores(table), Text(table.legend, style="dim")] if table.rows else []
-    parts += _paragraph([Text(row.said, style=_STYLES.get(row.verdict, "")) for row in table.rows if row.said])
-    parts += _paragraph([Text(f"Note: {note}", style="yellow") for note in table.notes])
-    changes = [Text(f"{key}: {before} -> {after}") for key, before, after in table.changes[:_SHOWN]]
+    parts: list[RenderableType] = [safe_text(f"Gate: {table.verdict}. {table.headline}", style=style)]
+    parts += [safe_text(f"Reason: {reason}", style=style) for reason in table.reasons]
+    parts += [_scores(table), safe_text(table.legend, style="dim")] if table.rows else []
+    parts += _paragraph([safe_text(row.said, style=_STYLES.get(row.verdict, "")) for row in table.rows if row.said])
+    parts += _paragraph([safe_text(f"Note: {note}", style="yellow") for note in table.notes])
+    changes = [safe_text(f"{key}: {before} -> {after}") for key, before, after in table.changes[:_SHOWN]]
     if len(table.changes) > _SHOWN:
-        changes.append(Text(f"and {len(table.changes) - _SHOWN} more"))
-    parts += _paragraph([Text("What differs between the runs, baseline -> candidate:"), *changes] if changes else [])
-    parts += _paragraph([Text(f"Signature of {side}: {line}", style="dim", overflow="fold") for side, line in table.signatures])
+        changes.append(safe_text(f"and {len(table.changes) - _SHOWN} more"))
+    parts += _paragraph([safe_text("What differs between the runs, baseline -> candidate:"), *changes] if changes else [])
+    parts += _paragraph([safe_text(f"Signature of {side}: {line}", style="dim") for side, line in table.signatures])
     return Group(*parts)
 
 
@@ -45,7 +46,7 @@ def _scores(table: VerdictTable) -> Table:
     for heading in table.headings:
         drawn.add_column(heading, justify="right", no_wrap=True)
     for row in table.rows:
-        drawn.add_row(row.name, Text(row.verdict, style=_STYLES.get(row.verdict, "")), *row.cells)
+        drawn.add_row(row.name, safe_text(row.verdict, style=_STYLES.get(row.verdict, "")), *row.cells)
     return drawn
 
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from capt.shown import one_line
 from evaluation.cli import main
 from evaluation.evaluate import evaluate
 from evaluation.pairs import Pairs
@@ -209,7 +210,7 @@ def test_hostile_names_do_no_harm(scored: Path, gate: Gate, monkeypatch: pytest.
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
     said = gate(name, "-b", scored / "baseline.parquet", "--junit", "gate.xml")
     assert said.code == 3
-    assert name in said.content["reasons"][0]
+    assert one_line(name) in said.content["reasons"][0]
     assert "\x1b" not in said.err
     message = ET.parse("gate.xml").getroot()[0][0][0].get("message") or ""  # noqa: S314  # our own file
     assert "<img src=x>|`a`" in message

@@ -136,6 +136,6 @@ def test_the_first_captions_are_shown_at_the_end() -> None:
     summary = Summary(output="captions", rows=101, failed={}, shards=1, captioned=101, seconds=2.0, stages={})
     reporter.hear(Finished(summary=summary))
     shown = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
-    assert "a?[2Jb.jpg: a dog runs" in shown
+    assert r"a\x1b[2Jb.jpg: a dog runs" in shown
     assert "6.jpg: caption 6" in shown
     assert "7.jpg: caption 7" not in shown

@@ -38,6 +38,15 @@ def ids_of(path: Path | str, **options: object) -> list[str]:
     return ids
 
 
+def test_a_pattern_without_a_folder_is_of_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pattern that begins with a star finds files here, and one that finds none, such as a name in brackets, is refused."""
+    pq.write_table(pa.table({"image_path": ["a.jpg"]}), tmp_path / "one.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert ids_of("*.parquet") == ["a.jpg"]
+    with pytest.raises(InputError, match="No parquet or tar file matches"):
+        ids_of("[red]none")
+
+
 def test_folder_is_read_in_natural_order(tmp_path: Path) -> None:
     """Subfolders are entered, numbers count as numbers, endings in any case, hidden and foreign files are left out."""
     make(
@@ -187,7 +196,7 @@ def test_impossible_numbers(options: dict[str, int]) -> None:
 
 def test_many_doubled_ids_are_counted() -> None:
     """Only the first few doubled ids are named."""
-    check = IdentityCheck()
+    check = IdentityCheck("photos")
     ids = [str(number % 50) for number in range(100)]
     for image_id in ids:
         check.add(image_id)
@@ -197,7 +206,7 @@ def test_many_doubled_ids_are_counted() -> None:
 
 def test_one_doubled_id() -> None:
     """One doubled id is told in the singular."""
-    check = IdentityCheck()
+    check = IdentityCheck("photos")
     for image_id in "aab":
         check.add(image_id)
     with pytest.raises(InputError, match="1 image id is doubled"):

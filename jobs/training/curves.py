@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from capt.shown import in_log
 from jobs.interruption import Interruption
 from jobs.training.loop import Epoch
 
@@ -121,7 +122,7 @@ class Watcher:
             sentence: For people.
         """
         if not self._quiet:
-            self._console.print(Text(sentence))
+            self._console.print(Text(in_log(sentence)))
 
     def step(self, what: str, done: int, steps: int, figure: str) -> None:
         """Show how far something is.
@@ -157,7 +158,7 @@ class Watcher:
                 self._console.print(Text(_line(columns(epochs[0]))))
             for epoch in epochs[self._shown :]:
                 self._console.print(Text(_line(epoch_row(epoch))))
-                self._console.print(Text(f"      “{epoch.example}”"))
+                self._console.print(Text(in_log(f"      “{epoch.example}”")))
         for epoch in epochs[self._shown :]:
             self._record(epoch)
         self._shown = len(epochs)

@@ -6,16 +6,19 @@ else's text: unless that is allowed, it never leads out of the folder.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from capt.errors import InputError
+from capt.errors import InputError, first_line
 from capt.images import SUPPORTED_SUFFIXES
 from capt.inside import goes_down, lies_inside
 from capt.references import read_references
+from capt.remote import PARQUET_FAULTS
 
 _ID_COLUMNS = ("image_id", "key", "img_id", "filename", "path")
 _PATH_COLUMNS = ("image_path", "path", "filename")
@@ -64,6 +67,9 @@ class CaptionedImages:
 
         Yields:
             The path of each image, or its bytes.
+
+        Raises:
+            InputError: If a manifest cannot be read any more.
         """
         reader = _RowReader()
         for place in self.places[start:]:
@@ -100,9 +106,25 @@ class _RowReader:
 
 
 def _image_batches(file: Path, column: str) -> Iterator[list[bytes]]:
-    for batch in pq.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column]):
-        images = batch.column(column).to_pylist()
-        yield [(image or {}).get("bytes") or b"" if isinstance(image, dict | None) else image for image in images]
+    with _reading(file):
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column]):
+            yield [_content(image) for image in batch.column(column).to_pylist()]
+
+
+def _content(image: object) -> bytes:
+    """Take the bytes of a photograph out of a cell; one that has none is empty, which whoever opens it says of its image."""
+    held = image.get("bytes") if isinstance(image, dict) else image
+    return held if isinstance(held, bytes) else b""
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Tell what is wrong with a manifest in one sentence."""
+    try:
+        yield
+    except PARQUET_FAULTS as error:
+        message = f"{file} cannot be read as parquet ({first_line(error)}); remove it or write it again."
+        raise InputError(message) from error
 
 
 def read_dataset(
@@ -150,8 +172,9 @@ def dataset_splits(source: Path) -> list[str]:
     names: set[str] = set()
     for file in _parquet_files(source):
         parquet = _open(file)
-        if "split" in parquet.schema_arrow.names:
-            names.update(str(name) for name in parquet.read(columns=["split"])["split"].unique().to_pylist())
+        with _reading(file):
+            if "split" in parquet.schema_arrow.names:
+                names.update(str(name) for name in parquet.read(columns=["split"])["split"].unique().to_pylist())
     return sorted(names)
 
 
@@ -165,11 +188,8 @@ def _parquet_files(source: Path) -> list[Path]:
 
 
 def _open(file: Path) -> pq.ParquetFile:
-    try:
+    with _reading(file):
         return pq.ParquetFile(file)
-    except (OSError, ValueError) as error:
-        message = f"{file} cannot be read as parquet ({error}); remove it or write it again."
-        raise InputError(message) from error
 
 
 def _from_manifests(source: Path, files: Sequence[Path], split: str) -> CaptionedImages:
@@ -186,16 +206,20 @@ def _from_manifests(source: Path, files: Sequence[Path], split: str) -> Captione
         wanted = dict.fromkeys(
             [id_column, "caption", *(["split"] if "split" in names else []), *([] if in_rows else [image_column])]
         )
-        for number, row in enumerate(parquet.read(columns=list(wanted)).to_pylist()):
+        with _reading(file):
+            rows = parquet.read(columns=list(wanted)).to_pylist()
+        for number, row in enumerate(rows):
             if row.get("split", split) != split:
                 continue
-            written = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
             image_ids.append(str(row[id_column]))
-            captions.append(tuple(text for text in written if text))
-            places.append(Row(file, image_column, number) if in_rows else file.parent / row[image_column])
+            captions.append(_captions(row["caption"], file, number))
+            places.append(Row(file, image_column, number) if in_rows else _path(row, image_column, file, number))
     if not image_ids:
         found = ", ".join(dataset_splits(source)) or "none"
         message = f"{source} has no images of split {split!r} (splits there: {found}); choose with --train-split and --val-split."
+        raise InputError(message)
+    if doubled := len(image_ids) - len(set(image_ids)):
+        message = f"{doubled} image ids of {source} occur more than once in the training data; make them unique."
         raise InputError(message)
     return _captioned(image_ids, captions, places)
 
@@ -211,8 +235,29 @@ def _check_inside(dataset: CaptionedImages, folders: Collection[Path]) -> None:
         raise InputError(message)
 
 
+def _captions(written: object, file: Path, number: int) -> tuple[str, ...]:
+    """Take one caption, a list of them, or none."""
+    held = [text for text in (written if isinstance(written, list) else [written]) if text]
+    texts = tuple(text for text in held if isinstance(text, str))
+    if len(texts) < len(held):
+        message = (
+            f"{file}, row {number + 1} has captions that are no text; write the column caption as text, or as lists of text."
+        )
+        raise InputError(message)
+    return texts
+
+
+def _path(row: Mapping[str, Any], column: str, file: Path, number: int) -> Path:
+    name = row[column]
+    if not isinstance(name, str) or not name or "\0" in name:
+        message = f"{file}, row {number + 1} names no image in column {column}; name a file, or leave the row out."
+        raise InputError(message)
+    return file.parent / name
+
+
 def _choose(parquet: pq.ParquetFile, columns: Sequence[str], what: str, file: Path) -> str:
-    names = parquet.schema_arrow.names
+    with _reading(file):
+        names = parquet.schema_arrow.names
     found = next((column for column in columns if column in names), None)
     if found is None:
         message = f"{file} has no column with {what} ({', '.join(columns)}); it has {', '.join(names)}."
@@ -241,10 +286,6 @@ def _find(folder: Path, image_id: str) -> Path | None:
 
 
 def _captioned(image_ids: Sequence[str], captions: Sequence[tuple[str, ...]], places: Sequence[Path | Row]) -> CaptionedImages:
-    doubled = len(image_ids) - len(set(image_ids))
-    if doubled:
-        message = f"{doubled} image ids occur more than once in the training data; make them unique."
-        raise InputError(message)
     digest = hashlib.sha256()
     stamps: dict[Path, str] = {}
     for image_id, place in zip(image_ids, places, strict=True):

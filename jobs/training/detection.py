@@ -27,6 +27,7 @@ from jobs.training.state import check_same_run
 
 LARGEST_LOGIT = 14.0  # beyond, a likelihood is 0 or 1 in float16
 _KEY = "capt"
+_FAULTS = (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)  # of a header that is odd
 _ARRAYS = ("weight", "bias", "frequencies", "logits")
 
 
@@ -98,17 +99,27 @@ def read_detection(path: Path, images: str | None = None) -> Detection:
     try:
         told, arrays = _read(path)
         named = {name: str(told[name]) for name in ("images", "encoder")}
-        found = Detection(words=tuple(told["words"]), **named, **{name: arrays[name] for name in _ARRAYS})  # type: ignore[arg-type] # arrays
+        found = Detection(words=tuple(map(str, told["words"])), **named, **{name: arrays[name] for name in _ARRAYS})  # type: ignore[arg-type] # arrays
+        _check_shapes(found)
     except FileNotFoundError as error:
         message = f"There is no {path}; give --detected-words the file that a run with --words-epochs and --detected-dim wrote."
         raise InputError(message) from error
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, *_FAULTS) as error:
         message = f"{path} cannot be read as detected words ({type(error).__name__}); name the file that a training run wrote."
         raise InputError(message) from error
     if images is not None and images != found.images:
         message = f"{path} tells of other training images; give the same images as the run that wrote it, or leave it out."
         raise InputError(message)
     return found
+
+
+def _check_shapes(found: Detection) -> None:
+    """Refuse arrays that do not belong to the words, or to each other."""
+    words = len(found.words)
+    fits = found.weight.shape[:1] == found.bias.shape == found.frequencies.shape == (words,) == found.logits.shape[1:]
+    if not fits or found.weight.ndim != 2 or not all(np.isfinite(getattr(found, name)).all() for name in _ARRAYS):  # noqa: PLR2004  (W, D)
+        message = "its arrays do not fit its words"
+        raise ValueError(message)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], fingerprint: str) -> None:
@@ -140,7 +151,7 @@ def read_arrays(path: Path, fingerprint: str) -> dict[str, NDArray[Any]] | None:
     """
     try:
         told, arrays = _read(path)
-    except (OSError, SafetensorError, KeyError, ValueError):
+    except (OSError, SafetensorError, *_FAULTS):
         return None
     check_same_run(path, told.get("fingerprint"), fingerprint)
     return arrays
@@ -149,4 +160,7 @@ def read_arrays(path: Path, fingerprint: str) -> dict[str, NDArray[Any]] | None:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     with safe_open(path, "numpy") as file:
         told = json.loads((file.metadata() or {})[_KEY])
+        if not isinstance(told, dict):
+            message = f"{_KEY} is no object"
+            raise TypeError(message)
         return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

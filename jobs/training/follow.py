@@ -102,7 +102,7 @@ def _finished(run: Following) -> list[str]:
         recipe, steps = record["recipe"], [(step["stage"], step["choices"]) for step in record["steps"] if step["finished"]]
     except FileNotFoundError:
         return []  # nothing was begun
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"{path} is damaged ({type(error).__name__}); choose another --output, or delete the folder to start again."
         raise CheckpointError(message) from error
     choices = {step.stage: step.choices for step in run.steps}

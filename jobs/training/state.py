@@ -88,8 +88,8 @@ def load_state(path: Path, state: State, *, fingerprint: str) -> list[dict[str, 
             raise InputError(message)
         _fill(state, tensors)
         state.average.steps = int(metadata["averaged_steps"])
-        epochs: list[dict[str, Any]] = json.loads(metadata["epochs"])
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        epochs = [dict(line) for line in json.loads(metadata["epochs"])]
+    except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         message = f"{path} is damaged ({type(error).__name__}); delete it to start this run again."
         raise CheckpointError(message) from error
     return epochs
@@ -142,12 +142,20 @@ def _fill(state: State, tensors: Mapping[str, Tensor]) -> None:
     own = state.network.state_dict()
     own |= {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     state.network.load_state_dict(own)
+    kinds: set[frozenset[str]] = set()
     for number, parameter in enumerate(_parameters(state.optimiser)):
         prefix = f"optimiser.{number}."
         values = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        if any(value.shape not in {parameter.shape, ()} for value in values.values()):
+            message = "a moment has another shape than its weights"
+            raise ValueError(message)
+        kinds.add(frozenset(values))
         state.optimiser.state[parameter] = {
             name: value if name == "step" else value.to(parameter.device) for name, value in values.items()
         }
+    if len(kinds - {frozenset()}) > 1:
+        message = "some weights lack a moment that others have"
+        raise ValueError(message)
     for number, average in enumerate(state.average.average):
         average.copy_(tensors[f"average.{number}"])
 
