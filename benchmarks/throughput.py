@@ -46,6 +46,8 @@ from capt.images import IMAGENET, open_image, to_array
 from capt.inference import quicken
 from capt.model import Captioner, ModelConfig
 from capt.vocabulary import Vocabulary
+from jobs.captioner import encoded_at_once
+from jobs.lanes import Lanes
 from jobs.options import DEFAULT_BATCH_SIZE, default_workers
 
 ROOT = Path(__file__).parents[1]
@@ -177,6 +179,7 @@ class Machine:
         self.preprocessing = read.preprocessing
         precision = choose_precision(case.precision, device)
         self.captioner = read.captioner.to(device).set_precision(precision).eval()
+        self.lanes = Lanes(torch.get_num_threads())
         quicken(self.captioner, size=self.preprocessing.size, runtime=choose_runtime(case.runtime, device, precision))
         self.peer = load_checkpoint(case.checkpoint).captioner.eval()
         self.sources = _sources(case)
@@ -187,19 +190,21 @@ class Machine:
         self.decoding = DecodingOptions(**{"beam_size": BEAMS, **lengths})
 
     def encoder(self, images: int) -> int:
-        """Encode so many images, in whole batches; gives how many."""
-        batches = max(1, images // DEFAULT_BATCH_SIZE)
-        with torch.inference_mode():
-            for _ in range(batches):
-                self.captioner.encode(self.batch)
-        return batches * DEFAULT_BATCH_SIZE
+        """Encode so many images, in whole batches, on all cores as the job does; gives how many."""
+        return self._in_lanes(self._encode, images)
 
     def all_in_memory(self, images: int) -> int:
         """Encode and search."""
-        batches = max(1, images // DEFAULT_BATCH_SIZE)
+        return self._in_lanes(lambda part: decode(self.captioner.decoder, self._encode(part), self.decoding), images)
+
+    def _encode(self, part: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            for _ in range(batches):
-                decode(self.captioner.decoder, self.captioner.encode(self.batch), self.decoding)
+            return torch.cat([self.captioner.encode(some) for some in part.split(encoded_at_once(self.lanes))])
+
+    def _in_lanes(self, function: Callable[[torch.Tensor], object], images: int) -> int:
+        batches = max(1, images // DEFAULT_BATCH_SIZE)
+        parts = [self.batch[part] for part in self.lanes.divide(DEFAULT_BATCH_SIZE)]
+        self.lanes.each(function, parts * batches)
         return batches * DEFAULT_BATCH_SIZE
 
     def decoding_images(self, images: int) -> int:

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import sys
 import tempfile
+import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -59,6 +60,7 @@ class OpenVinoEncoder(nn.Module):
             CaptError: If OpenVINO cannot be used, cannot convert this network, or does not compute in this precision.
         """
         super().__init__()
+        self._requests = threading.local()
         if precision not in _HINTS:
             message = f"OpenVINO computes in {' or '.join(_HINTS)}, not in {precision}; choose one of them, or --runtime torch."
             raise CaptError(message)
@@ -66,7 +68,7 @@ class OpenVinoEncoder(nn.Module):
         hints = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": torch.get_num_threads(),  # each thread that encodes has one
         }
         try:
             self._network = library.Core().compile_model(_converted(library, encoder, size), "CPU", hints)
@@ -75,7 +77,7 @@ class OpenVinoEncoder(nn.Module):
             raise CaptError(message) from error
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode images.
+        """Encode images; several threads may do so at the same time, each on one core.
 
         Args:
             images: Normalised, `(N, 3, S, S)` float32.
@@ -83,7 +85,9 @@ class OpenVinoEncoder(nn.Module):
         Returns:
             The grid, row by row, `(N, P, D)`.
         """
-        return torch.from_numpy(self._network(images.contiguous().numpy())[0])
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._network.create_infer_request()
+        return torch.from_numpy(self._requests.own.infer(images.contiguous().numpy())[0])
 
 
 def _converted(library: Any, encoder: Encoder, size: int) -> Any:  # noqa: ANN401 - OpenVINO's model

@@ -5,8 +5,9 @@ work; and what one process does of it is the same here and on another machine.
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -228,20 +229,43 @@ def caption_works(  # noqa: PLR0913, PLR0917  what, by whom, and three who are t
     """
     from jobs.captioner import caption_batch  # noqa: PLC0415  imports torch
 
+    def caption(batch: LoadedBatch) -> "pa.Table":
+        return caption_batch(network, batch, task.schema, task.book)
+
     captioned = 0
     with (
         Writer(task.folder, task.schema, stages, on_written=told.written) as writer,
         Loader(task.source, works, task.loading, stages) as loader,
     ):
         tables: list[pa.Table] = []
-        for batch in _timed(loader.batches(is_interrupted), stages):
-            tables.append(caption_batch(network, batch, task.schema, task.book))
-            told.advance(tables[-1])
+        batches = _timed(loader.batches(is_interrupted), stages)
+        for batch, table in _in_order(caption, batches, network.batches_at_once, is_interrupted):
+            tables.append(table)
+            told.advance(table)
             if batch.is_last:
                 writer.put(batch.work, tables)
                 captioned += len(batch.work.rows)
                 tables = []
     return captioned
+
+
+def _in_order(
+    caption: "Callable[[LoadedBatch], pa.Table]", batches: Iterable[LoadedBatch], at_once: int, is_interrupted: IsInterrupted
+) -> Iterator[tuple[LoadedBatch, "pa.Table"]]:
+    """Caption some batches at the same time and give them in their order; after an interruption those in work are left."""
+    if at_once == 1:
+        yield from ((batch, caption(batch)) for batch in batches)
+        return
+    waiting: deque[tuple[LoadedBatch, Future[pa.Table]]] = deque()
+    with ThreadPoolExecutor(at_once, "batch") as pool:
+        for batch in batches:
+            waiting.append((batch, pool.submit(caption, batch)))
+            if len(waiting) == at_once:
+                first, table = waiting.popleft()
+                yield first, table.result()
+        while waiting and not is_interrupted():
+            first, table = waiting.popleft()
+            yield first, table.result()
 
 
 def _timed(batches: Iterator[LoadedBatch], stages: Stages) -> Iterator[LoadedBatch]:
