@@ -44,7 +44,8 @@ from capt.device import choose_device, choose_precision, choose_runtime
 from capt.encoder import EncoderConfig, build_encoder
 from capt.images import IMAGENET, open_image, to_array
 from capt.inference import quicken
-from capt.model import Captioner, ModelConfig
+from capt.model import Captioner, ModelConfig, Precision
+from capt.quantisation import quantise, read_quantised
 from capt.vocabulary import Vocabulary
 from jobs.captioner import encoded_at_once
 from jobs.lanes import Lanes
@@ -180,10 +181,14 @@ class Machine:
         precision = choose_precision(case.precision, device)
         self.captioner = read.captioner.to(device).set_precision(precision).eval()
         self.lanes = Lanes(torch.get_num_threads())
-        quicken(self.captioner, size=self.preprocessing.size, runtime=choose_runtime(case.runtime, device, precision))
         self.peer = load_checkpoint(case.checkpoint).captioner.eval()
         self.sources = _sources(case)
         pixels = [to_array(open_image(each), self.preprocessing) for each in self.sources[: len(PHOTOS)]]
+        quantised = None
+        if precision is Precision.INT8:
+            quantised = read_quantised(quantise(self.captioner.encoder, pixels, self.preprocessing))
+        runtime = choose_runtime(case.runtime, device, precision)
+        quicken(self.captioner, size=self.preprocessing.size, runtime=runtime, quantised=quantised)
         self.batch = torch.from_numpy(np.stack(list(islice(cycle(pixels), DEFAULT_BATCH_SIZE))))
         search = dict(zip(case.search[::2], map(int, case.search[1::2]), strict=True))
         lengths = {name.removeprefix("--").replace("-", "_"): value for name, value in search.items()}

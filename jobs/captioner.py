@@ -19,6 +19,8 @@ from capt.device import Runtime, choose_device, choose_precision, choose_runtime
 from capt.ensemble import load_writers
 from capt.errors import CaptError, first_line
 from capt.inference import quicken
+from capt.model import Precision
+from capt.quantisation import read_quantised
 from jobs.lanes import Lanes
 from jobs.loading import LoadedBatch
 from jobs.options import AUTO, NetworkOptions
@@ -73,13 +75,16 @@ def encoded_at_once(lanes: Lanes) -> int:
 class TorchNetwork:
     """A checkpoint, or several together, on a device, with the options of the search."""
 
-    def __init__(self, options: NetworkOptions, decoding: DecodingOptions, stages: Stages) -> None:
+    def __init__(
+        self, options: NetworkOptions, decoding: DecodingOptions, stages: Stages, quantised: bytes | None = None
+    ) -> None:
         """Load the checkpoints and bring them to their device.
 
         Args:
             options: Which, where, how.
             decoding: Of the search.
             stages: Where the seconds are counted.
+            quantised: File of the encoder, for int8.
 
         Raises:
             CaptError: If the checkpoint or the device cannot be used.
@@ -90,7 +95,7 @@ class TorchNetwork:
         self.writers = load_writers(options.checkpoints)
         self._captioner = self.writers.captioner.to(self.device).set_precision(self.precision)
         self.runtime = choose_runtime(options.runtime, self.device, self.precision)
-        self._quicken(options)
+        self._quicken(options, quantised)
         self._decoding, self._with_attention, self._stages = decoding, options.attention, stages
         self.batches_at_once = self.lanes.batches_at_once(options.batch_size)
 
@@ -99,11 +104,12 @@ class TorchNetwork:
         """What beside torch computes, and which version of it."""
         return {str(self.runtime): version(self.runtime)} if self.runtime is Runtime.OPENVINO else {}
 
-    def _quicken(self, options: NetworkOptions) -> None:
+    def _quicken(self, options: NetworkOptions, quantised: bytes | None) -> None:
+        network = None if quantised is None else read_quantised(quantised)
         try:
-            quicken(self._captioner, size=self.writers.preprocessing.size, runtime=self.runtime)
+            quicken(self._captioner, size=self.writers.preprocessing.size, runtime=self.runtime, quantised=network)
         except CaptError:
-            if options.runtime != AUTO:
+            if options.runtime != AUTO or self.precision is Precision.INT8:
                 raise
             self.runtime = Runtime.TORCH  # a network that OpenVINO does not know
             quicken(self._captioner)
