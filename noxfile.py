@@ -45,7 +45,7 @@ def tests(session: nox.Session) -> None:
 def openvino(session: nox.Session) -> None:
     """Run the tests of OpenVINO, in an environment and a process of their own."""
     session.install("-e", f".[{EXTRAS},openvino]", *_group("tests"))
-    session.run("python", "-m", "pytest", "tests/test_inference.py", *session.posargs)
+    session.run("python", "-m", "pytest", "tests/test_inference.py", "tests/test_int8.py", *session.posargs)
 
 
 @nox.session

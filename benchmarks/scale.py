@@ -38,6 +38,8 @@ PIXELS = np.zeros((1, 1, 3), dtype=np.uint8)
 class Stub:
     """Captions in no time, always the same."""
 
+    batches_at_once = 1
+
     def caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
         """Caption images without looking at them.
 

@@ -44,8 +44,11 @@ from capt.device import choose_device, choose_precision, choose_runtime
 from capt.encoder import EncoderConfig, build_encoder
 from capt.images import IMAGENET, open_image, to_array
 from capt.inference import quicken
-from capt.model import Captioner, ModelConfig
+from capt.model import Captioner, ModelConfig, Precision
+from capt.quantisation import quantise, read_quantised
 from capt.vocabulary import Vocabulary
+from jobs.captioner import encoded_at_once
+from jobs.lanes import Lanes
 from jobs.options import DEFAULT_BATCH_SIZE, default_workers
 
 ROOT = Path(__file__).parents[1]
@@ -177,29 +180,36 @@ class Machine:
         self.preprocessing = read.preprocessing
         precision = choose_precision(case.precision, device)
         self.captioner = read.captioner.to(device).set_precision(precision).eval()
-        quicken(self.captioner, size=self.preprocessing.size, runtime=choose_runtime(case.runtime, device, precision))
+        self.lanes = Lanes(torch.get_num_threads())
         self.peer = load_checkpoint(case.checkpoint).captioner.eval()
         self.sources = _sources(case)
         pixels = [to_array(open_image(each), self.preprocessing) for each in self.sources[: len(PHOTOS)]]
+        quantised = None
+        if precision is Precision.INT8:
+            quantised = read_quantised(quantise(self.captioner.encoder, pixels, self.preprocessing))
+        runtime = choose_runtime(case.runtime, device, precision)
+        quicken(self.captioner, size=self.preprocessing.size, runtime=runtime, quantised=quantised)
         self.batch = torch.from_numpy(np.stack(list(islice(cycle(pixels), DEFAULT_BATCH_SIZE))))
         search = dict(zip(case.search[::2], map(int, case.search[1::2]), strict=True))
         lengths = {name.removeprefix("--").replace("-", "_"): value for name, value in search.items()}
         self.decoding = DecodingOptions(**{"beam_size": BEAMS, **lengths})
 
     def encoder(self, images: int) -> int:
-        """Encode so many images, in whole batches; gives how many."""
-        batches = max(1, images // DEFAULT_BATCH_SIZE)
-        with torch.inference_mode():
-            for _ in range(batches):
-                self.captioner.encode(self.batch)
-        return batches * DEFAULT_BATCH_SIZE
+        """Encode so many images, in whole batches, on all cores as the job does; gives how many."""
+        return self._in_lanes(self._encode, images)
 
     def all_in_memory(self, images: int) -> int:
         """Encode and search."""
-        batches = max(1, images // DEFAULT_BATCH_SIZE)
+        return self._in_lanes(lambda part: decode(self.captioner.decoder, self._encode(part), self.decoding), images)
+
+    def _encode(self, part: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            for _ in range(batches):
-                decode(self.captioner.decoder, self.captioner.encode(self.batch), self.decoding)
+            return torch.cat([self.captioner.encode(some) for some in part.split(encoded_at_once(self.lanes))])
+
+    def _in_lanes(self, function: Callable[[torch.Tensor], object], images: int) -> int:
+        batches = max(1, images // DEFAULT_BATCH_SIZE)
+        parts = [self.batch[part] for part in self.lanes.divide(DEFAULT_BATCH_SIZE)]
+        self.lanes.each(function, parts * batches)
         return batches * DEFAULT_BATCH_SIZE
 
     def decoding_images(self, images: int) -> int:

@@ -64,8 +64,9 @@ _SHARD_NAME = re.compile(r"captions-(\d{5,})\.parquet")
 class Fingerprint:
     """What a run was made with: rows of two runs belong together when `differences` is empty.
 
-    `source_sha256` is over the ordered image ids and paths; `references_sha256` is null without references. `batch_size`,
-    `device` and `versions` may move the last digits of a log-likelihood; they are recorded and compared by `changes`.
+    `source_sha256` is over the ordered image ids and paths; `references_sha256` is null without references; `encoder_sha256` is
+    of the quantised encoder, there only when the precision is int8. `batch_size`, `device` and `versions` may move the last
+    digits of a log-likelihood; they are recorded and compared by `changes`.
     """
 
     checkpoint_name: str
@@ -82,6 +83,7 @@ class Fingerprint:
     batch_size: int
     device: str
     versions: Mapping[str, str]
+    encoder_sha256: str | None = None
     format: int = FORMAT_VERSION
     INFORMATIVE: ClassVar[frozenset[str]] = frozenset({"checkpoint_name", "batch_size", "device", "versions"})
 
@@ -91,7 +93,8 @@ class Fingerprint:
         Returns:
             Names and plain values.
         """
-        return asdict(self)
+        values = asdict(self)
+        return values if self.encoder_sha256 is not None else {key: values[key] for key in values if key != "encoder_sha256"}
 
     def to_json(self) -> str:
         """Give the fingerprint as it stands in a table's metadata.
@@ -127,12 +130,13 @@ class Fingerprint:
         if values["format"] > FORMAT_VERSION:
             message = f"format {values['format']} is newer than this version of capt reads ({FORMAT_VERSION})"
             raise ValueError(message)
-        if set(values) != names:
+        if {"encoder_sha256", *values} != names:
             message = f"a fingerprint has the keys {sorted(names)}"
             raise ValueError(message)
         for name, kind in _KINDS.items():
-            if not isinstance(values[name], kind) or (kind is int and not 0 < values[name] < _HUGE):
-                message = f"a fingerprint's {name} is not {values[name]!r}"
+            value = values.get(name)
+            if not isinstance(value, kind) or (kind is int and isinstance(value, int) and not 0 < value < _HUGE):
+                message = f"a fingerprint's {name} is not {value!r}"
                 raise ValueError(message)
         return cls(**values)
 
@@ -171,7 +175,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("max_pixels", "source_rows", "shard_size", "batch_size"), int),
     **dict.fromkeys(("decoding", "preprocessing", "versions"), dict),
     "attention": bool,
-    "references_sha256": (str, type(None)),
+    **dict.fromkeys(("references_sha256", "encoder_sha256"), (str, type(None))),
 }
 
 

@@ -48,7 +48,7 @@ def choose_device(wanted: str) -> torch.device:
 def choose_precision(wanted: str, device: torch.device) -> Precision:
     """Choose the numbers to caption with: the quickest that keep the captions, the same on every machine; or those named.
 
-    bfloat16, quicker on processors that have it, changes one caption in nine (benchmarks/RESULTS.md).
+    bfloat16 and int8, quicker on processors that have them, change one caption in nine and one in four (benchmarks/RESULTS.md).
 
     Args:
         wanted: `auto`, or one of `Precision`.
@@ -76,10 +76,13 @@ def choose_training_precision(wanted: str, device: torch.device) -> Precision:
         The precision.
 
     Raises:
-        InputError: If there is no such precision.
+        InputError: If there is no such precision, or nobody trains in it.
     """
     if wanted == AUTO:
         return Precision.BFLOAT16 if _computes_bfloat16(device) else Precision.FLOAT32
+    if wanted == Precision.INT8:
+        message = "--precision int8 is for captioning; train with auto, float32 or bfloat16."
+        raise InputError(message)
     return _named(wanted)
 
 
@@ -89,14 +92,19 @@ def choose_runtime(wanted: str, device: torch.device, precision: Precision) -> R
     Args:
         wanted: `auto`, or one of `Runtime`.
         device: Where the network computes.
-        precision: In which numbers; OpenVINO does not compute in float16 on a processor.
+        precision: In which numbers; OpenVINO does not compute in float16 on a processor, torch not in int8.
 
     Returns:
         The runtime.
 
     Raises:
-        InputError: If there is no such runtime, it is not installed, or it does not know the device.
+        InputError: If there is no such runtime, it is not installed, or it does not know the device or the precision.
     """
+    if precision is Precision.INT8:
+        if wanted == Runtime.TORCH:
+            message = "torch does not compute in int8; give --runtime openvino, or another --precision."
+            raise InputError(message)
+        wanted = Runtime.OPENVINO if wanted == AUTO else wanted
     there = importlib.util.find_spec("openvino") is not None
     if wanted == AUTO:
         fits = there and device.type == "cpu" and precision is not Precision.FLOAT16

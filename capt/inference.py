@@ -8,6 +8,7 @@ Source:
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,13 @@ from capt.encoder import Encoder
 from capt.model import Captioner, Decoder
 
 
-def quicken(captioner: nn.Module, *, size: int = 0, runtime: Runtime = Runtime.TORCH) -> None:
+def quicken(
+    captioner: nn.Module,
+    *,
+    size: int = 0,
+    runtime: Runtime = Runtime.TORCH,
+    quantised: Any = None,  # noqa: ANN401 - OpenVINO's model
+) -> None:
     """Fold together what a captioner, or several as one, will not need apart.
 
     Batch normalisation goes into the convolution before it, in the networks that are capt's own; what each word means for the
@@ -28,6 +35,7 @@ def quicken(captioner: nn.Module, *, size: int = 0, runtime: Runtime = Runtime.T
         captioner: In eval mode, on its device, its precision chosen; is changed.
         size: Of the images, pixels of each side; for OpenVINO.
         runtime: What shall compute the encoder.
+        quantised: The encoder in int8, as OpenVINO reads it, for a captioner in that precision.
 
     Raises:
         CaptError: If OpenVINO is wanted and cannot be used.
@@ -38,7 +46,8 @@ def quicken(captioner: nn.Module, *, size: int = 0, runtime: Runtime = Runtime.T
         if isinstance(module, Captioner) and runtime is Runtime.OPENVINO:
             from capt.openvino_encoder import OpenVinoEncoder  # noqa: PLC0415 - an extra
 
-            module.encoder = OpenVinoEncoder(module.encoder, size, module.precision)  # type: ignore[assignment] # in its place
+            other = OpenVinoEncoder(module.encoder, size, module.precision, quantised)
+            module.encoder = other  # type: ignore[assignment] # in its place
         if isinstance(module, Decoder):
             module.tabulate_words()
 

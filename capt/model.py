@@ -25,11 +25,12 @@ from capt.images import Preprocessing
 
 
 class Precision(StrEnum):
-    """In which numbers the encoder computes; the decoder computes in float32 when captioning."""
+    """In which numbers the encoder computes; the decoder computes in float32 when captioning. Only OpenVINO knows int8."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+    INT8 = "int8"
 
 
 _LIKELIHOOD_SCALE = 4.0  # likelihoods are mostly near 0; their projection begins with larger weights
@@ -652,7 +653,7 @@ class Captioner(nn.Module):
         device = self.mean.device
         pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)  # (N, 3, S, S)
         normalised = (pixels - self.mean) / self.std
-        low = self.precision is not Precision.FLOAT32
+        low = self.precision in {Precision.BFLOAT16, Precision.FLOAT16}
         dtype = torch.float16 if self.precision is Precision.FLOAT16 else torch.bfloat16
         with torch.autocast(device.type, dtype=dtype, enabled=low):
             encoded: Tensor = self.encoder(normalised.contiguous(memory_format=torch.channels_last))

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import sys
 import tempfile
+import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from capt.errors import CaptError, first_line
 from capt.files import cache_folder
 from capt.model import Precision
 
-_HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
+_HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.INT8: "f32"}  # of what is not in int8
 
 
 def openvino() -> Any:  # noqa: ANN401 - a module without types
@@ -47,35 +48,38 @@ class OpenVinoEncoder(nn.Module):
 
     is_own = False
 
-    def __init__(self, encoder: Encoder, size: int, precision: Precision) -> None:
+    def __init__(self, encoder: Encoder, size: int, precision: Precision, quantised: Any = None) -> None:  # noqa: ANN401
         """Convert an encoder, or take what was converted before.
 
         Args:
             encoder: In eval mode, float32, on the processor.
             size: Of the images, pixels of each side.
-            precision: float32 or bfloat16.
+            precision: float32, bfloat16 or, with `quantised`, int8.
+            quantised: The same encoder in int8, as OpenVINO reads it.
 
         Raises:
             CaptError: If OpenVINO cannot be used, cannot convert this network, or does not compute in this precision.
         """
         super().__init__()
-        if precision not in _HINTS:
-            message = f"OpenVINO computes in {' or '.join(_HINTS)}, not in {precision}; choose one of them, or --runtime torch."
+        self._requests = threading.local()
+        if precision not in _HINTS or (precision is Precision.INT8) != (quantised is not None):
+            message = f"OpenVINO computes in {', '.join(_HINTS)}, not in {precision}; choose one of them, or --runtime torch."
             raise CaptError(message)
         library = openvino()
         hints = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": torch.get_num_threads(),  # each thread that encodes has one
         }
         try:
-            self._network = library.Core().compile_model(_converted(library, encoder, size), "CPU", hints)
+            network = convert(encoder, size) if quantised is None else quantised
+            self._network = library.Core().compile_model(network, "CPU", hints)
         except RuntimeError as error:
             message = f"OpenVINO cannot compute this encoder ({first_line(error)}); give --runtime torch."
             raise CaptError(message) from error
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode images.
+        """Encode images; several threads may do so at the same time, each on one core.
 
         Args:
             images: Normalised, `(N, 3, S, S)` float32.
@@ -83,11 +87,25 @@ class OpenVinoEncoder(nn.Module):
         Returns:
             The grid, row by row, `(N, P, D)`.
         """
-        return torch.from_numpy(self._network(images.contiguous().numpy())[0])
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._network.create_infer_request()
+        return torch.from_numpy(self._requests.own.infer(images.contiguous().numpy())[0])
 
 
-def _converted(library: Any, encoder: Encoder, size: int) -> Any:  # noqa: ANN401 - OpenVINO's model
-    """Give the encoder as OpenVINO reads it, from the cache if it is there."""
+def convert(encoder: Encoder, size: int) -> Any:  # noqa: ANN401 - OpenVINO's model
+    """Give an encoder as OpenVINO reads it, from the cache if it is there.
+
+    Args:
+        encoder: In eval mode, float32, on the processor.
+        size: Of the images, pixels of each side.
+
+    Returns:
+        The network.
+
+    Raises:
+        CaptError: If OpenVINO cannot be imported.
+    """
+    library = openvino()
     told = (
         f"{library.get_version()}\0{encoder.published}\0{size}\0{weights_digest(encoder)}"  # with strides, which have no weights
     )

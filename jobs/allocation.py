@@ -17,11 +17,12 @@ from collections.abc import Mapping
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT = 2**28  # bytes at the end of the heap that are not given back
 _LARGEST_BLOCK = 2**25  # bytes up to which a block comes from the heap; the most that every glibc allows
+_CORES_OF_A_HEAP = 4  # that share one; more would wait for each other
 _CHOSEN_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
-    """Let this process keep the memory that it frees, in one heap for all threads.
+    """Let this process keep the memory that it frees, in one heap for the threads of a few cores.
 
     Args:
         environment: Its variables; whoever tunes glibc by them has chosen, and nothing is changed.
@@ -36,7 +37,6 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (ValueError, AttributeError, OSError):  # another C library
         return False
-    # The heaps of threads beside the first one have 64 MiB each, and are given back whole.
-    return all(
-        mallopt(name, value) for name, value in ((_ARENA_MAX, 1), (_TRIM_THRESHOLD, _KEPT), (_MMAP_THRESHOLD, _LARGEST_BLOCK))
-    )
+    heaps = max(1, (os.cpu_count() or 1) // _CORES_OF_A_HEAP)  # all but the first one have 64 MiB, and are given back whole
+    settings = ((_ARENA_MAX, heaps), (_TRIM_THRESHOLD, _KEPT), (_MMAP_THRESHOLD, _LARGEST_BLOCK))
+    return all(mallopt(name, value) for name, value in settings)

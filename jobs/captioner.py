@@ -20,14 +20,18 @@ from capt.device import Runtime, choose_device, choose_precision, choose_runtime
 from capt.ensemble import load_writers
 from capt.errors import CaptError, first_line
 from capt.inference import quicken
+from capt.model import Precision
+from capt.quantisation import read_quantised
 from jobs.allocation import keep_freed_memory
+from jobs.lanes import Lanes
 from jobs.loading import LoadedBatch
 from jobs.options import AUTO, NetworkOptions
 from jobs.progress import Stage, Stages
 from jobs.source import ReferenceBook
 
 _BRIGHTEST = 255
-_ENCODED_AT_ONCE = 16
+_ENCODED_AT_ONCE = 16  # images, by all lanes of a processor together: more are no quicker there and only fill memory
+_ENCODED_AT_LEAST = 2  # by each lane
 _NO_MEMORY = re.compile("not enough memory|allocate memory|bad_alloc")  # what torch says where it raises no kind of its own
 
 
@@ -50,23 +54,40 @@ class Captioned:
 
 
 class Network(Protocol):
-    """Whatever captions pixels."""
+    """Whatever captions pixels; `caption` may be called by so many threads at the same time, so that it is never idle."""
+
+    batches_at_once: int
 
     def caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
         """Caption images `(S, S, 3)`, and judge the references of those that have some."""
         ...
 
 
+def encoded_at_once(lanes: Lanes) -> int:
+    """Tell how many images each lane of a processor encodes at a time.
+
+    Args:
+        lanes: All of them.
+
+    Returns:
+        How many.
+    """
+    return max(_ENCODED_AT_LEAST, _ENCODED_AT_ONCE // lanes.count)
+
+
 class TorchNetwork:
     """A checkpoint, or several together, on a device, with the options of the search."""
 
-    def __init__(self, options: NetworkOptions, decoding: DecodingOptions, stages: Stages) -> None:
+    def __init__(
+        self, options: NetworkOptions, decoding: DecodingOptions, stages: Stages, quantised: bytes | None = None
+    ) -> None:
         """Load the checkpoints and bring them to their device.
 
         Args:
             options: Which, where, how.
             decoding: Of the search.
             stages: Where the seconds are counted.
+            quantised: File of the encoder, for int8.
 
         Raises:
             CaptError: If the checkpoint or the device cannot be used.
@@ -74,23 +95,26 @@ class TorchNetwork:
         self.device = choose_device(options.device)
         if self.device.type == "cpu":
             keep_freed_memory()
+        self.lanes = Lanes(torch.get_num_threads() if self.device.type == "cpu" else 1)
         self.precision = choose_precision(options.precision, self.device)
         self.writers = load_writers(options.checkpoints)
         self._captioner = self.writers.captioner.to(self.device).set_precision(self.precision)
         self.runtime = choose_runtime(options.runtime, self.device, self.precision)
-        self._quicken(options)
+        self._quicken(options, quantised)
         self._decoding, self._with_attention, self._stages = decoding, options.attention, stages
+        self.batches_at_once = self.lanes.batches_at_once(options.batch_size)
 
     @property
     def versions(self) -> dict[str, str]:
         """What beside torch computes, and which version of it."""
         return {str(self.runtime): version(self.runtime)} if self.runtime is Runtime.OPENVINO else {}
 
-    def _quicken(self, options: NetworkOptions) -> None:
+    def _quicken(self, options: NetworkOptions, quantised: bytes | None) -> None:
+        network = None if quantised is None else read_quantised(quantised)
         try:
-            quicken(self._captioner, size=self.writers.preprocessing.size, runtime=self.runtime)
+            quicken(self._captioner, size=self.writers.preprocessing.size, runtime=self.runtime, quantised=network)
         except CaptError:
-            if options.runtime != AUTO:
+            if options.runtime != AUTO or self.precision is Precision.INT8:
                 raise
             self.runtime = Runtime.TORCH  # a network that OpenVINO does not know
             quicken(self._captioner)
@@ -110,9 +134,9 @@ class TorchNetwork:
         """
         if not pixels:
             return []
+        parts = self.lanes.divide(len(pixels))
         try:
-            with torch.inference_mode():
-                return self._caption(pixels, references)
+            made = self.lanes.each(lambda part: self._caption(pixels[part], references[part]), parts)
         except RuntimeError as error:  # whatever a device reports
             reason = first_line(error)
             if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(reason):
@@ -122,7 +146,9 @@ class TorchNetwork:
             else:
                 message = f"{self.device} failed ({reason}); start the same command again, or give --device cpu."
             raise CaptError(message) from error
+        return [captioned for part in made for captioned in part]
 
+    @torch.inference_mode()
     def _caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
         with self._stages.time(Stage.ENCODE):
             encoder_out = self._encode(torch.from_numpy(np.stack(pixels)))
@@ -138,10 +164,10 @@ class TorchNetwork:
         return [self._describe(*each) for each in zip(found, likelihoods, unknown, strict=True)]
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Encode images, on a processor a few at a time: more are no quicker there and only fill memory."""
+        """Encode images, on a processor a few at a time."""
         if self.device.type != "cpu":
             return self._captioner.encode(images)
-        return torch.cat([self._captioner.encode(part) for part in images.split(_ENCODED_AT_ONCE)])
+        return torch.cat([self._captioner.encode(part) for part in images.split(encoded_at_once(self.lanes))])
 
     def _describe(self, hypothesis: Hypothesis, likelihoods: list[tuple[float, int]], unknown: list[int]) -> Captioned:
         decoded = self.writers.vocabulary.decode

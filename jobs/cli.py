@@ -102,7 +102,7 @@ def run(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel="Model")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel="Model")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.", rich_help_panel="Model")] = "auto",
     runtime: Annotated[
         str, typer.Option(help="What computes the encoder: auto, torch or openvino.", rich_help_panel="Model")
     ] = "auto",

@@ -4,9 +4,11 @@ In: a plan, then its task. Out: finished shards in the output's folder. Apart fr
 work; and what one process does of it is the same here and on another machine.
 """
 
+import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +19,7 @@ from capt.remote import Location
 from jobs.events import NetworkLoaded, ShardWritten
 from jobs.loading import LoadedBatch, Loader, LoadingOptions, Work
 from jobs.narrator import Narrator, failures
-from jobs.options import EngineName, NetworkOptions
+from jobs.options import INT8, EngineName, NetworkOptions
 from jobs.plan import CHOSEN_LATER, Plan
 from jobs.progress import Stage, Stages
 from jobs.source import ReferenceBook, Source
@@ -63,6 +65,11 @@ class Engine(Protocol):
         """What the run is made with, complete."""
         ...
 
+    @property
+    def quantised(self) -> bytes | None:
+        """File of the encoder, where it computes in int8; for those who go on with the run."""
+        ...
+
     def caption_all(self, task: Task, narrator: Narrator, is_interrupted: IsInterrupted) -> int:
         """Caption and write all works; gives how many images of finished shards there were."""
         ...
@@ -78,15 +85,9 @@ def make_task(plan: Plan, schema: "pa.Schema") -> Task:
     Returns:
         The task.
     """
-    options = plan.options
-    loading = LoadingOptions(
-        batch_size=options.network.batch_size,
-        workers=options.network.workers,
-        max_pixels=options.source.max_pixels,
-        image_timeout=options.source.image_timeout,
-        preprocessing=plan.preprocessing,
+    return Task(
+        source=plan.source, book=plan.book, works=plan.works, folder=plan.output.folder, schema=schema, loading=plan.loading
     )
-    return Task(source=plan.source, book=plan.book, works=plan.works, folder=plan.output.folder, schema=schema, loading=loading)
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def open_engine(plan: Plan, stages: Stages, narrator: Narrator, is_interrupted: 
     Args:
         plan: From `prepare`.
         stages: Where the seconds are counted.
-        narrator: Told which network was loaded.
+        narrator: Told which network was loaded, and what comes before.
         is_interrupted: Asked while a cluster is waited for.
 
     Yields:
@@ -114,7 +115,7 @@ def open_engine(plan: Plan, stages: Stages, narrator: Narrator, is_interrupted: 
                 narrator.tell(_loaded(engine.fingerprint, time.perf_counter() - clock))
             yield engine
     else:
-        engine_here = LocalEngine(plan, stages)
+        engine_here = LocalEngine(plan, stages, narrator)
         narrator.tell(_loaded(engine_here.fingerprint, time.perf_counter() - clock))
         yield engine_here
 
@@ -149,18 +150,25 @@ class _NarratedShards:
 class LocalEngine:
     """Captions in this process."""
 
-    def __init__(self, plan: Plan, stages: Stages) -> None:
+    quantised: bytes | None = None
+
+    def __init__(self, plan: Plan, stages: Stages, narrator: Narrator) -> None:
         """Load the network.
 
         Args:
             plan: From `prepare`.
             stages: Where the seconds are counted.
+            narrator: Told when the encoder is quantised first.
 
         Raises:
             CaptError: If it cannot be loaded.
         """
         self._stages = stages
-        self._network, self.fingerprint = load_network(plan.options.network, plan.fingerprint, stages)
+        if plan.fingerprint.precision == INT8:
+            from jobs.calibration import int8_encoder  # noqa: PLC0415  imports torch
+
+            self.quantised = int8_encoder(plan, stages, narrator)
+        self._network, self.fingerprint = load_network(plan.options.network, plan.fingerprint, stages, self.quantised)
 
     def caption_all(self, task: Task, narrator: Narrator, is_interrupted: IsInterrupted) -> int:
         """Caption and write all works.
@@ -179,16 +187,19 @@ class LocalEngine:
         return caption_works(task, task.works, self._network, self._stages, _NarratedShards(narrator), is_interrupted)
 
 
-def load_network(options: NetworkOptions, decided: Fingerprint, stages: Stages) -> tuple["Network", Fingerprint]:
+def load_network(
+    options: NetworkOptions, decided: Fingerprint, stages: Stages, quantised: bytes | None = None
+) -> tuple["Network", Fingerprint]:
     """Load torch and the checkpoint, and complete a fingerprint by what `auto` came to.
 
     Args:
         options: Which network, where and how.
         decided: The fingerprint as far as it is known; its precision counts.
         stages: Where the network's seconds are counted.
+        quantised: File of the encoder, for int8.
 
     Returns:
-        The network, and the fingerprint with precision, device and versions.
+        The network, and the fingerprint with precision, device, versions and, for int8, the encoder's digest.
 
     Raises:
         CaptError: If the checkpoint or the device cannot be used.
@@ -197,14 +208,20 @@ def load_network(options: NetworkOptions, decided: Fingerprint, stages: Stages) 
     from jobs.captioner import TorchNetwork  # noqa: PLC0415  imports torch
 
     options = replace(options, precision=decided.precision)
-    network = TorchNetwork(options, DecodingOptions(**decided.decoding), stages)  # type: ignore[arg-type]  # checked there
+    network = TorchNetwork(options, DecodingOptions(**decided.decoding), stages, quantised)  # type: ignore[arg-type]  # checked there
     if network.writers.sha256 != decided.checkpoint_sha256:
         which = " or ".join(map(str, network.writers.paths))
         message = f"The checkpoint {which} changed while it was read; start the same command again."
         raise CheckpointError(message)
     others = {name: number for name, number in decided.versions.items() if name not in CHOSEN_LATER}
     versions = {**others, **network.versions}
-    return network, replace(decided, precision=str(network.precision), device=network.device.type, versions=versions)
+    return network, replace(
+        decided,
+        precision=str(network.precision),
+        device=network.device.type,
+        versions=versions,
+        encoder_sha256=None if quantised is None else hashlib.sha256(quantised).hexdigest(),
+    )
 
 
 def caption_works(  # noqa: PLR0913, PLR0917  what, by whom, and three who are told or asked
@@ -228,20 +245,43 @@ def caption_works(  # noqa: PLR0913, PLR0917  what, by whom, and three who are t
     """
     from jobs.captioner import caption_batch  # noqa: PLC0415  imports torch
 
+    def caption(batch: LoadedBatch) -> "pa.Table":
+        return caption_batch(network, batch, task.schema, task.book)
+
     captioned = 0
     with (
         Writer(task.folder, task.schema, stages, on_written=told.written) as writer,
         Loader(task.source, works, task.loading, stages) as loader,
     ):
         tables: list[pa.Table] = []
-        for batch in _timed(loader.batches(is_interrupted), stages):
-            tables.append(caption_batch(network, batch, task.schema, task.book))
-            told.advance(tables[-1])
+        batches = _timed(loader.batches(is_interrupted), stages)
+        for batch, table in _in_order(caption, batches, network.batches_at_once, is_interrupted):
+            tables.append(table)
+            told.advance(table)
             if batch.is_last:
                 writer.put(batch.work, tables)
                 captioned += len(batch.work.rows)
                 tables = []
     return captioned
+
+
+def _in_order(
+    caption: "Callable[[LoadedBatch], pa.Table]", batches: Iterable[LoadedBatch], at_once: int, is_interrupted: IsInterrupted
+) -> Iterator[tuple[LoadedBatch, "pa.Table"]]:
+    """Caption some batches at the same time and give them in their order; after an interruption those in work are left."""
+    if at_once == 1:
+        yield from ((batch, caption(batch)) for batch in batches)
+        return
+    waiting: deque[tuple[LoadedBatch, Future[pa.Table]]] = deque()
+    with ThreadPoolExecutor(at_once, "batch") as pool:
+        for batch in batches:
+            waiting.append((batch, pool.submit(caption, batch)))
+            if len(waiting) == at_once:
+                first, table = waiting.popleft()
+                yield first, table.result()
+        while waiting and not is_interrupted():
+            first, table = waiting.popleft()
+            yield first, table.result()
 
 
 def _timed(batches: Iterator[LoadedBatch], stages: Stages) -> Iterator[LoadedBatch]:

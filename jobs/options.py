@@ -15,6 +15,7 @@ from capt.remote import Location
 from jobs.source import SourceOptions
 
 AUTO = "auto"
+INT8 = "int8"  # of capt.model.Precision, which imports torch
 DEFAULT_BATCH_SIZE = 32
 DEFAULT_SHARD_SIZE = 1000
 _MOST_WORKERS = 8

@@ -50,6 +50,19 @@ class Existing:
     report: Mapping[str, object] | None
 
 
+def int8_path(folder: Location, sha256: str) -> Location:
+    """Name the file of the int8 encoder that a run in a folder goes on with.
+
+    Args:
+        folder: Of the shards.
+        sha256: Of the file.
+
+    Returns:
+        The path.
+    """
+    return folder / f".encoder-{sha256[:12]}.int8.zip"
+
+
 class Output:
     """The folder or file that `--output` names, here or in an object store.
 
@@ -277,7 +290,7 @@ class Output:
             (self.folder / RUN_FILE).unlink(missing_ok=True)
             if overwrite:
                 forget(self.folder)
-                for path in shard_paths(self.folder).values():
+                for path in (*shard_paths(self.folder).values(), *self.folder.glob(".encoder-*.int8.zip")):
                     path.unlink()
                 if self.file is not None:
                     self.file.unlink(missing_ok=True)

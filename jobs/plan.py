@@ -18,8 +18,8 @@ from capt.images import Preprocessing
 from capt.references import read_references
 from capt.remote import Location, Remote
 from jobs.extending import ExtendedSource, Extension, extend
-from jobs.loading import Work
-from jobs.options import AUTO, RunOptions
+from jobs.loading import LoadingOptions, Work
+from jobs.options import AUTO, INT8, EngineName, RunOptions
 from jobs.output import NOT_IN_SOURCE, Existing, Output
 from jobs.reader import open_source, plan_shards
 from jobs.source import Item, ReferenceBook, Shard, Source
@@ -31,6 +31,7 @@ _ANEW = "choose another --output, or give --overwrite to start anew."
 _ANEW_TOGETHER = "give all machines the same, or choose another --output."
 _OPTION_NAMES = {
     "checkpoint_sha256": "--checkpoint",
+    "encoder_sha256": "the int8 encoder",
     "attention": "--attention",
     "precision": "--precision",
     "max_pixels": "--max-pixels",
@@ -74,6 +75,17 @@ class Plan:
     def to_caption(self) -> int:
         """How many images are left."""
         return sum(len(work.rows) for work in self.works)
+
+    @property
+    def loading(self) -> LoadingOptions:
+        """How its images are opened."""
+        return LoadingOptions(
+            batch_size=self.options.network.batch_size,
+            workers=self.options.network.workers,
+            max_pixels=self.options.source.max_pixels,
+            image_timeout=self.options.source.image_timeout,
+            preprocessing=self.preprocessing,
+        )
 
     @property
     def failed_before(self) -> Mapping[str, int] | None:
@@ -130,6 +142,9 @@ def prepare(options: RunOptions) -> Plan:
         source, shards = extension.source, list(extension.shards)
         facts = {"new": extension.new, NOT_IN_SOURCE: extension.gone}
     fingerprint, warnings = match(asked, existing, output, remedy=_ANEW_TOGETHER if share else _ANEW)
+    if options.engine.engine == EngineName.RAY and fingerprint.precision == INT8:
+        message = "Ray's actors do not share an int8 encoder; give --shard to several machines, or another --precision."
+        raise InputError(message)
     own = [shard for shard in shards if share is None or share.takes(shard.number)]
     works = _find_works(own, existing, output, retry_failed=options.output.retry_failed)
     if isinstance(source, ExtendedSource):
@@ -239,6 +254,7 @@ def match(
         asked,
         precision=then.precision if asked.precision == AUTO else asked.precision,
         device=then.device if asked.device == AUTO else asked.device,
+        encoder_sha256=asked.encoder_sha256 or then.encoder_sha256,
         versions={**{name: then.versions[name] for name in CHOSEN_LATER & then.versions.keys()}, **asked.versions},
     )
     different = {key: (here, there) for key, here, there in now.differences(then)}

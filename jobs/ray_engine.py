@@ -272,6 +272,8 @@ def _look(network: NetworkOptions, asked: Fingerprint, folder: str) -> tuple[byt
 class RayEngine:
     """Captions by actors on a Ray cluster."""
 
+    quantised = None
+
     def __init__(self, crew: Crew, network: NetworkOptions, fingerprint: Fingerprint, stages: Stages) -> None:
         """Know what each actor will have; none is started.
 

@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from capt.captions import Fingerprint, captions_schema, shard_name, write_captions
-from capt.errors import at_work
-from jobs.engines import make_task, open_engine
+from capt.errors import OutputError, at_work
+from capt.files import write_whole
+from jobs.engines import Engine, make_task, open_engine
 from jobs.events import Finished, Interrupted, Started
 from jobs.interruption import Interruption
 from jobs.narrator import Narrator
-from jobs.output import Existing
+from jobs.output import Existing, int8_path
 from jobs.plan import Plan, match
 from jobs.progress import Stages, Summary
 from jobs.together import agree, begin_extending, tell_session
@@ -74,8 +75,7 @@ def run(plan: Plan, narrator: Narrator) -> Outcome:
         schema = captions_schema(fingerprint, plan.source.travelling)
         clock = time.perf_counter()
         with at_work(), plan.output.prepared(overwrite=plan.options.output.overwrite, shared=share is not None):
-            if share is not None:
-                _agree(plan, fingerprint)
+            _agree(plan, fingerprint, engine)
             if plan.facts:
                 begin_extending(plan.output.folder)
             plan.output.unpack()
@@ -162,9 +162,18 @@ def _how_to_merge(plan: Plan) -> str:
     return f"When all shares are: {shlex.join(['capt-batch', 'merge', str(plan.output.path)])}"
 
 
-def _agree(plan: Plan, fingerprint: Fingerprint) -> None:
-    """Refuse to write what would not belong to the other machines' shards, such as for another precision."""
-    decided = agree(plan.output.folder, fingerprint)
+def _agree(plan: Plan, fingerprint: Fingerprint, engine: Engine | None) -> None:
+    """Leave the int8 encoder for whoever goes on, and refuse what would not belong to the other machines' shards."""
+    folder, own = plan.output.folder, fingerprint.encoder_sha256
+    if engine is not None and engine.quantised is not None and own is not None:
+        write_whole(int8_path(folder, own), engine.quantised)
+    if plan.options.output.share is None:
+        return
+    decided = agree(folder, fingerprint)
+    if own is not None and decided.encoder_sha256 not in {None, own}:
+        int8_path(folder, own).unlink(missing_ok=True)
+        message = "Another machine began at the same moment with an int8 encoder of its own; start the same command again."
+        raise OutputError(message)
     match(fingerprint, Existing(fingerprint=decided, shards={}, report=None), plan.output)
 
 

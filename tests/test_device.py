@@ -69,6 +69,22 @@ def test_a_precision_may_be_named_and_must_exist() -> None:
         choose_precision("int3", CPU)
 
 
+def test_int8_is_for_captioning_by_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for it where it cannot be is told in one sentence; nobody gets other numbers unasked."""
+    assert choose_precision("int8", CPU) is Precision.INT8
+    with pytest.raises(InputError, match="is for captioning"):
+        choose_training_precision("int8", CPU)
+    with pytest.raises(InputError, match="torch does not compute in int8"):
+        choose_runtime("torch", CPU, Precision.INT8)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install 'capt\[openvino\]'"):
+        choose_runtime("auto", CPU, Precision.INT8)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    assert choose_runtime("auto", CPU, Precision.INT8) is Runtime.OPENVINO
+    with pytest.raises(InputError, match="--device cpu"):
+        choose_runtime("auto", torch.device("cuda"), Precision.INT8)
+
+
 def test_openvino_computes_where_it_is_and_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a processor, in float32 or bfloat16; not installed, elsewhere or unknown, what to do is one sentence."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: object())

@@ -137,7 +137,7 @@ def test_openvino_in_bfloat16_is_near() -> None:
         exact = encoder(images(2))
         near = OpenVinoEncoder(encoder, 96, Precision.BFLOAT16)(images(2))
     assert float((near - exact).abs().mean() / exact.abs().mean()) < 0.1
-    with pytest.raises(CaptError, match="float32 or bfloat16, not in float16"):
+    with pytest.raises(CaptError, match="float32, bfloat16, int8, not in float16"):
         OpenVinoEncoder(encoder, 96, Precision.FLOAT16)
 
 
