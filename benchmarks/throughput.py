@@ -47,7 +47,7 @@ from capt.inference import quicken
 from capt.model import Captioner, ModelConfig, Precision
 from capt.quantisation import quantise, read_quantised
 from capt.vocabulary import Vocabulary
-from jobs.captioner import encoded_at_once
+from jobs.captioner import ENCODED_AT_ONCE
 from jobs.lanes import Lanes
 from jobs.options import DEFAULT_BATCH_SIZE, default_workers
 
@@ -204,7 +204,7 @@ class Machine:
 
     def _encode(self, part: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            return torch.cat([self.captioner.encode(some) for some in part.split(encoded_at_once(self.lanes))])
+            return torch.cat([self.captioner.encode(some) for some in part.split(ENCODED_AT_ONCE)])
 
     def _in_lanes(self, function: Callable[[torch.Tensor], object], images: int) -> int:
         batches = max(1, images // DEFAULT_BATCH_SIZE)

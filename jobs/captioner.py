@@ -29,9 +29,11 @@ from jobs.options import AUTO, NetworkOptions
 from jobs.progress import Stage, Stages
 from jobs.source import ReferenceBook
 
+ENCODED_AT_ONCE = 4
+"""Images that each lane of a processor encodes at a time: more are no quicker, and their results no longer fit the kept heap
+(`jobs.allocation`)."""
+
 _BRIGHTEST = 255
-_ENCODED_AT_ONCE = 16  # images, by all lanes of a processor together: more are no quicker there and only fill memory
-_ENCODED_AT_LEAST = 2  # by each lane
 _NO_MEMORY = re.compile("not enough memory|allocate memory|bad_alloc")  # what torch says where it raises no kind of its own
 
 
@@ -61,18 +63,6 @@ class Network(Protocol):
     def caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
         """Caption images `(S, S, 3)`, and judge the references of those that have some."""
         ...
-
-
-def encoded_at_once(lanes: Lanes) -> int:
-    """Tell how many images each lane of a processor encodes at a time.
-
-    Args:
-        lanes: All of them.
-
-    Returns:
-        How many.
-    """
-    return max(_ENCODED_AT_LEAST, _ENCODED_AT_ONCE // lanes.count)
 
 
 class TorchNetwork:
@@ -167,7 +157,7 @@ class TorchNetwork:
         """Encode images, on a processor a few at a time."""
         if self.device.type != "cpu":
             return self._captioner.encode(images)
-        return torch.cat([self._captioner.encode(part) for part in images.split(encoded_at_once(self.lanes))])
+        return torch.cat([self._captioner.encode(part) for part in images.split(ENCODED_AT_ONCE)])
 
     def _describe(self, hypothesis: Hypothesis, likelihoods: list[tuple[float, int]], unknown: list[int]) -> Captioned:
         decoded = self.writers.vocabulary.decode
