@@ -77,6 +77,8 @@ class OpenVinoEncoder(nn.Module):
         except RuntimeError as error:
             message = f"OpenVINO cannot compute this encoder ({first_line(error)}); give --runtime torch."
             raise CaptError(message) from error
+        # What OpenVINO's binding sets up at its first computation waits for itself for ever when two threads come to it at once.
+        self.forward(torch.zeros(1, 3, size, size))
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images; several threads may do so at the same time, each on one core.

@@ -130,6 +130,12 @@ def test_openvino_gives_the_same_features(name: str) -> None:
 
 
 @needs_openvino
+def test_openvino_has_computed_before_threads_share_it() -> None:
+    """Two threads that came to the first computation at the same time waited for each other for ever, now and then."""
+    assert OpenVinoEncoder(lively("efficientnet_lite0"), 96, Precision.FLOAT32)._requests.own is not None
+
+
+@needs_openvino
 def test_openvino_in_bfloat16_is_near() -> None:
     """It may round, but not more than torch does."""
     encoder = lively("efficientnet_lite0")
