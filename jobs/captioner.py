@@ -29,9 +29,8 @@ from jobs.options import AUTO, NetworkOptions
 from jobs.progress import Stage, Stages
 from jobs.source import ReferenceBook
 
-ENCODED_AT_ONCE = 4
-"""Images that each lane of a processor encodes at a time: more are no quicker, and their results no longer fit the kept heap
-(`jobs.allocation`)."""
+ENCODED_AT_ONCE = 2
+"""Images that each lane of a processor encodes at a time: more are no quicker, and take more memory."""
 
 _BRIGHTEST = 255
 _NO_MEMORY = re.compile("not enough memory|allocate memory|bad_alloc")  # what torch says where it raises no kind of its own
