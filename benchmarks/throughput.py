@@ -390,7 +390,7 @@ def main() -> None:
         if chosen.curves:
             curves(folder)
             return
-        rounds, many, few, large = (1, 64, 32, 8) if chosen.quick else (3, 384, 96, 48)
+        rounds, many, few, large = (1, 64, 32, 8) if chosen.quick else (3, 384, 256, 48)
         resnet50 = folder / "resnet50.safetensors"
         write_resnet50(resnet50)
         write_photographs(folder / "files", (500, 375), many)
