@@ -119,10 +119,11 @@ def unforeseen(error: Exception) -> str:
     Returns:
         One sentence that says what to do.
     """
-    if isinstance(error, MemoryError):
-        return "There is not enough memory; free some, or ask for less at a time (--batch-size, --workers), and start again."
+    less = "free some, or ask for less at a time (--batch-size, --workers), and start again."
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return f"There is not enough memory; {less}"
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
-        return "The system starts no further thread; free memory, or ask for less at a time (--workers), and start again."
+        return f"There is not enough memory for another thread, or there are too many of them; {less}"
     if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
         return "Too many open files; raise the limit (ulimit -n), and start again."
     what = f"{type(error).__name__}: {first_line(error)}"

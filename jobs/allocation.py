@@ -2,9 +2,10 @@
 
 In: nothing. Out: a setting of this process. Apart, because it is about the machine and not about captions.
 
-Every layer of a convolutional encoder makes tensors of megabytes and frees them soon after. As it comes, glibc gives such blocks
-back to the system and fetches the next ones from there as pages of zeros, one fault for each 4 KiB: a tenth of the time that torch
-takes for a run (benchmarks/RESULTS.md). Blocks beyond 32 MiB are given back all the same: they would leave holes in the heap.
+Every layer of a convolutional encoder makes tensors of megabytes and frees them soon after. As it comes, glibc gives such
+blocks back to the system and fetches the next ones from there as pages of zeros, one fault for each 4 KiB: a tenth of the time
+that torch takes for a run (benchmarks/RESULTS.md). Blocks beyond 32 MiB are given back all the same: they would leave holes in
+the heap.
 
 Source:
     glibc's manual, 3.2.3.7 Malloc Tunable Parameters; mallopt(3).

@@ -46,7 +46,8 @@ def test_other_errors_pass_untouched() -> None:
     ("error", "sentence"),
     [
         (pa.ArrowMemoryError("malloc of size 9 failed"), "not enough memory"),
-        (RuntimeError("can't start new thread"), "no further thread"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "not enough memory; free some"),
+        (RuntimeError("can't start new thread"), "not enough memory for another thread"),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
         (ZeroDivisionError("division by zero"), r"unforeseen error .*ZeroDivisionError: division by zero.*report it"),
     ],
