@@ -48,7 +48,7 @@ def choose_device(wanted: str) -> torch.device:
 def choose_precision(wanted: str, device: torch.device) -> Precision:
     """Choose the numbers to caption with: the quickest that keep the captions, the same on every machine; or those named.
 
-    bfloat16 and int8, quicker on processors that have them, change one caption in nine and one in four (benchmarks/RESULTS.md).
+    bfloat16 and int8, quicker on processors that have them, change one caption in nine and one in five (benchmarks/RESULTS.md).
 
     Args:
         wanted: `auto`, or one of `Precision`.
