@@ -43,12 +43,11 @@ from capt.decoding import DecodingOptions, decode
 from capt.device import choose_device, choose_precision, choose_runtime
 from capt.encoder import EncoderConfig, build_encoder
 from capt.images import IMAGENET, open_image, to_array
-from capt.inference import quicken
+from capt.inference import encode, quicken
+from capt.lanes import Lanes
 from capt.model import Captioner, ModelConfig, Precision
 from capt.quantisation import quantise, read_quantised
 from capt.vocabulary import Vocabulary
-from jobs.captioner import ENCODED_AT_ONCE
-from jobs.lanes import Lanes
 from jobs.options import DEFAULT_BATCH_SIZE, default_workers
 
 ROOT = Path(__file__).parents[1]
@@ -204,7 +203,7 @@ class Machine:
 
     def _encode(self, part: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            return torch.cat([self.captioner.encode(some) for some in part.split(ENCODED_AT_ONCE)])
+            return encode(self.captioner, part)
 
     def _in_lanes(self, function: Callable[[torch.Tensor], object], images: int) -> int:
         batches = max(1, images // DEFAULT_BATCH_SIZE)

@@ -16,11 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from capt.attention import Memory
 from capt.checkpoint import Checkpoint, check_agreement, joint_digest, load_checkpoint
 from capt.encoder_file import weights_digest
 from capt.errors import CheckpointError
 from capt.images import Preprocessing
-from capt.model import Captioner, Decoder, Memory, Precision, State
+from capt.model import Captioner, Decoder, Precision, State
 from capt.vocabulary import Vocabulary
 
 

@@ -1,7 +1,7 @@
 """The captioner: attention over a grid of image features, and an LSTM that reads the previous word and the attended context.
 
 In: images, or an encoded grid, and words so far. Out: logits over the vocabulary and where the network looked. One file, in
-the order of understanding: configuration, attention, decoder, captioner.
+the order of understanding: configuration, detected words, decoder, captioner; attention is `capt.attention`.
 
 Sources:
     Xu et al. 2015, Show, Attend and Tell: soft attention, gate β, h and c from the mean feature, doubly stochastic
@@ -10,18 +10,18 @@ Sources:
     LSTM. Press and Wolf 2017: embeddings tied with the output. Bengio et al. 2015: scheduled sampling.
 """
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from operator import getitem
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from capt.attention import Attention, Memory, Seen
 from capt.encoder import Encoder, EncoderConfig
 from capt.images import Preprocessing
+from capt.packing import PackedCaptions, PackedStep
 
 
 class Precision(StrEnum):
@@ -34,7 +34,6 @@ class Precision(StrEnum):
 
 
 _LIKELIHOOD_SCALE = 4.0  # likelihoods are mostly near 0; their projection begins with larger weights
-_LARGEST_POWER = 40.0  # e^40 · e^40 is still a float32
 DROPOUTS = ("dropout", "embedding_dropout", "feature_dropout", "detected_dropout")
 """The fields of a configuration that are shares dropped in training."""
 
@@ -122,49 +121,6 @@ class ModelConfig:
         return cls(**{**values, "encoder": EncoderConfig(**values["encoder"])})
 
 
-class Seen(NamedTuple):
-    """What the detected words of N images add to the decoder, computed once per image."""
-
-    start: Tensor  # (N, 2H) to the first h and c
-    gates: Tensor  # (N, 1, 4H) to the LSTM's gates, at every step
-    readout: Tensor  # (N, 1, E) to what words are read out of, at every step
-
-
-class Memory(NamedTuple):
-    """N encoded images, with their projections, which are computed once per image and never per step or beam."""
-
-    cells: Tensor  # (N, P, C) what is attended to
-    projected: Tensor  # (N, P, A) the same, as attention compares it with the state
-    seen: Seen | None = None
-    raised: bool = False  # whether `projected` is e to twice the power of itself (`Attention.project`)
-
-    def select(self, images: Tensor) -> "Memory":
-        """Keep some images.
-
-        Args:
-            images: Their indices, `(M,)`.
-
-        Returns:
-            The memory of M images.
-        """
-        seen = None if self.seen is None else Seen(*(each[images] for each in self.seen))
-        return Memory(self.cells[images], self.projected[images], seen, self.raised)
-
-    def added(self, chosen: Tensor | None = None) -> Tensor | None:
-        """Give what the detected words add where words are read out.
-
-        Args:
-            chosen: Which captions, or steps of captions, of the N images are meant, `(N, …)` bool; None means each image once.
-
-        Returns:
-            `(M, E)` of the M chosen, `(N, 1, E)` of all, or None where nothing is detected.
-        """
-        if self.seen is None or chosen is None:
-            return None if self.seen is None else self.seen.readout
-        image = torch.arange(len(chosen), device=chosen.device).view(-1, *(1,) * (chosen.dim() - 1)).expand_as(chosen)
-        return self.seen.readout[image[chosen], 0]
-
-
 class State(NamedTuple):
     """The LSTM's state of K captions of each of N images."""
 
@@ -184,67 +140,6 @@ class State(NamedTuple):
         """
         there = {name: values for name, values in self._asdict().items() if values is not None}
         return State(**{name: change(values, *arguments) for name, values in there.items()})
-
-
-class Attention(nn.Module):
-    """Additive soft attention: how much each grid cell matters for the next word; with A = 0, all alike."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        """Build the projections.
-
-        Args:
-            config: Sizes C, H and A.
-        """
-        super().__init__()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")  # A = 0
-            self.grid_projection = nn.Linear(config.context_dim, config.attention_dim)
-            self.state_projection = nn.Linear(config.decoder_dim, config.attention_dim)
-            self.energy = nn.Linear(config.attention_dim, 1)
-
-    def project(self, cells: Tensor) -> Tensor:
-        """Bring cells to where they are compared with the state.
-
-        Without gradients it is e to twice this, because tanh(x + y) = 1 − 2 / (1 + e^2x · e^2y): what depends on the cell alone
-        is then raised once per image, and not at every step and beam.
-
-        Args:
-            cells: `(N, P, C)`.
-
-        Returns:
-            `(N, P, A)`; without gradients float32.
-        """
-        projected: Tensor = self.grid_projection(cells)
-        return projected if torch.is_grad_enabled() else _raise(projected)
-
-    def forward(self, memory: Memory, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend.
-
-        All K captions of an image look at the same map; it is never copied per caption or beam.
-
-        Args:
-            memory: N images.
-            h: `(N, K, H)`.
-
-        Returns:
-            The context, `(N, K, C)`, and the weights alpha, `(N, K, P)`, which sum to 1 over P.
-        """
-        state = self.state_projection(h)
-        if memory.raised:
-            one = memory.projected.new_ones(())
-            mixed = torch.addcmul(one, memory.projected.unsqueeze(1), _raise(state).unsqueeze(2)).reciprocal_()  # (N, K, P, A)
-            energies = mixed @ (-2 * self.energy.weight[0].float())  # but for what is the same for all cells
-        else:
-            mixed = memory.projected.unsqueeze(1) + state.unsqueeze(2)  # (N, K, P, A)
-            energies = self.energy(mixed.tanh()).squeeze(-1)  # (N, K, P)
-        alpha = energies.float().softmax(-1)
-        context = alpha.to(memory.cells.dtype) @ memory.cells  # (N, K, C)
-        return context, alpha
-
-
-def _raise(projected: Tensor) -> Tensor:
-    """Give e to twice the power of what is compared, in float32; tanh has long been ±1 where it is cut off."""
-    return projected.float().mul(2).clamp_(-_LARGEST_POWER, _LARGEST_POWER).exp_()
 
 
 class DetectedWords(nn.Module):
@@ -329,7 +224,7 @@ class Decoder(nn.Module):
         context_dim, decoder_dim, embed_dim = config.context_dim, config.decoder_dim, config.embed_dim
         self.features = nn.Linear(config.encoder_dim, config.feature_dim) if config.feature_dim else None
         self.embedding = nn.Embedding(config.vocab_size, embed_dim, padding_idx=0)
-        self.attention = Attention(config)
+        self.attention = Attention(context_dim, decoder_dim, config.attention_dim)
         self.initial = nn.Linear(context_dim, 2 * decoder_dim)  # mean feature -> h and c
         self.gate = nn.Linear(decoder_dim, context_dim)  # β: how much of the context this word needs
         self.word_gates = nn.Linear(embed_dim, 4 * decoder_dim)  # LSTM: input, forget, cell, output
@@ -368,7 +263,7 @@ class Decoder(nn.Module):
         seen = None
         if self.detected is not None:
             seen = self.detected(self.detected.detect(encoder_out) if detected is None else detected)
-        return Memory(cells, self.attention.project(cells), seen, raised=not torch.is_grad_enabled())
+        return self.attention.remember(cells, seen)
 
     def begin(self, memory: Memory, captions: int) -> State:
         """Make the first state of K captions of each image, from its mean feature.
@@ -385,28 +280,30 @@ class Decoder(nn.Module):
         context = None if self.context_readout is None else self._attend(memory, h.unsqueeze(1))[0]
         return State(h.unsqueeze(1), c.unsqueeze(1), context).each(Tensor.expand, -1, captions, -1)
 
-    def _attend(self, memory: Memory, h: Tensor) -> tuple[Tensor, Tensor]:
+    def _attend(self, memory: Memory, h: Tensor, counts: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Give the gated context (N, K, C) for states (N, K, H), and alpha (N, K, P)."""
-        context, alpha = self.attention(memory, h)
+        context, alpha = self.attention(memory, h, counts)
         return self.gate(h).sigmoid() * context, alpha
 
-    def step(self, memory: Memory, words: Tensor, state: State) -> tuple[State, Tensor]:
+    def step(self, memory: Memory, words: Tensor, state: State, counts: Sequence[int] | None = None) -> tuple[State, Tensor]:
         """Advance every caption by one word.
 
         Args:
             memory: N images.
             words: The previous words' share of the LSTM's gates (`word_gates` of their embeddings), `(N, K, 4H)`.
             state: Before.
+            counts: How many captions each image has, where they differ; words and state are then those of all, `(1, R, …)`, and
+                what detected words add to the gates is among the words' share already.
 
         Returns:
             The state after, and alpha `(N, K, P)`: where the network looked for the word that comes next.
         """
-        words = words if memory.seen is None else words + memory.seen.gates
+        words = words if memory.seen is None or counts else words + memory.seen.gates
         if state.context is not None:
             h, c, _ = _advance(words + self.context_gates(torch.cat([state.context, state.h], -1)), state.c)
-            context, alpha = self._attend(memory, h)
+            context, alpha = self._attend(memory, h, counts)
             return State(h, c, context), alpha
-        context, alpha = self._attend(memory, state.h)
+        context, alpha = self._attend(memory, state.h, counts)
         return _advance(words + self.context_gates(torch.cat([context, state.h], -1)), state.c), alpha
 
     def predict(self, memory: Memory, words: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
@@ -441,6 +338,20 @@ class Decoder(nn.Module):
             return nn.functional.embedding(words, self._word_table)
         gates: Tensor = self.word_gates(self.embedding_dropout(self.embedding(words)))
         return gates
+
+    def read_distinct_words(self, words: Tensor) -> Tensor:
+        """Do the same with many words of which most occur again: each is computed once, unless its units are dropped by chance.
+
+        Args:
+            words: Indices of any shape.
+
+        Returns:
+            The same shape with `4H` appended.
+        """
+        if self.training and self.embedding_dropout.p:
+            return self.read_words(words)
+        distinct, places = words.unique(return_inverse=True)
+        return nn.functional.embedding(places, self.read_words(distinct))
 
     def read_out(self, h: Tensor, context: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
         """Turn states into what the words' embeddings are compared with.
@@ -486,7 +397,7 @@ class Decoder(nn.Module):
         start = self.initial.bias if seen is None else self.initial.bias + seen.start
         h, c = start.tanh().expand(len(words), -1).chunk(2, -1)
         recurrent = self.context_gates.weight[:, self.config.context_dim :]
-        gates = self.read_words(words)
+        gates = self.read_distinct_words(words)
         hidden = []
         for read in (gates if seen is None else gates + seen.gates).unbind(1):
             h, c, _ = _advance(read + nn.functional.linear(h, recurrent), c)
@@ -518,8 +429,7 @@ class Decoder(nn.Module):
         Args:
             encoder_out: `(N, P, D)`.
             encoded_captions: K captions of each image, from `<start>` to `<end>`, padded, `(N, K, L)`.
-            caption_lengths: With `<start>` and `<end>`, 0 for a caption that is not there, `(N, K)`. Captions of an image that
-                are sorted by falling length cost less: a step computes only the captions that some image still needs.
+            caption_lengths: With `<start>` and `<end>`, 0 for a caption that is not there, `(N, K)`.
             sampling: Probability with which a word that is read is not the given one but drawn from what the decoder just
                 predicted (scheduled sampling).
             detected: Logits of the words that are to count as detected, `(N, W)`; None asks the decoder's own detector.
@@ -528,38 +438,34 @@ class Decoder(nn.Module):
             Logits of the M predicted words, `(M, V)`; the words they should be, `(M,)`; alphas `(N, K, T, P)`, 0 after a
             caption's end. The M words stand in the order image, caption, step.
         """
-        steps = max(int(caption_lengths.max()) - 1, 0)
         memory = self.remember(encoder_out, detected)
-        inputs, targets = encoded_captions[:, :, :steps], encoded_captions[:, :, 1 : steps + 1]
-        words = None if sampling else self.read_words(inputs).unbind(2)  # T times (N, K, 4H)
-        longest = caption_lengths.amax(0) - 1  # (K,) steps that the k-th captions need
-        state = self.begin(memory, encoded_captions.shape[1])
+        packed = PackedCaptions(encoded_captions, caption_lengths)
+        shares = None if sampling else packed.split(self.read_distinct_words(packed.words))  # T times (R, 4H)
+        state = self.begin(memory, encoded_captions.shape[1]).each(packed.first)
         hidden, contexts, alphas = [], [], []
-        for step in range(steps):
-            needed = int((longest > step).nonzero().max()) + 1
-            state = state.each(getitem, (slice(None), slice(needed)))
-            read = (
-                words[step][:, :needed] if words else self._read_own(inputs[:, :needed, step], memory, state, step and sampling)
-            )
-            state, alpha = self.step(memory, read, state)
-            hidden.append(state.h)
-            contexts += [] if state.context is None else [state.context]
-            alphas.append(alpha)
-        alive = torch.arange(steps, device=targets.device) < (caption_lengths - 1).unsqueeze(-1)  # (N, K, T)
-        captions = encoded_captions.shape[1]
-        attended = _stack(contexts, captions)[alive] if contexts else None
-        logits = self.logits(_stack(hidden, captions)[alive], attended, memory.added(alive))
-        return logits, targets[alive], _stack(alphas, captions) * alive.unsqueeze(-1)
+        for number, step in enumerate(packed):
+            state = state if step.rows is None else state.each(torch.index_select, 1, step.rows)
+            read = shares[number] if shares else self._read_own(step, memory, state, number and sampling)
+            read = read if memory.seen is None else read + memory.seen.gates[step.images, 0]
+            state, alpha = self.step(memory, read.unsqueeze(0), state, step.counts)
+            hidden.append(state.h[0])
+            contexts += [] if state.context is None else [state.context[0]]
+            alphas.append(alpha[0])
+        attended = packed.join(contexts) if contexts else None
+        logits = self.logits(packed.join(hidden), attended, memory.added(packed.going))
+        return logits, packed.targets, packed.spread(packed.join(alphas))
 
-    def _read_own(self, given: Tensor, memory: Memory, state: State, sampling: float) -> Tensor:
-        """Read given words `(N, K)`, some of them replaced by the decoder's own, drawn from its state before them."""
-        chosen = torch.rand(given.shape, device=given.device) < sampling
+    def _read_own(self, step: PackedStep, memory: Memory, state: State, sampling: float) -> Tensor:
+        """Read given words, some of them replaced by the decoder's own, drawn from its state before them; gives (R, 4H)."""
+        words = step.words
+        chosen = torch.rand(words.shape, device=words.device) < sampling
         if chosen.any():
             with torch.no_grad():
-                context = None if state.context is None else state.context[chosen]
-                own = self.logits(state.h[chosen], context, memory.added(chosen)).float().softmax(-1).multinomial(1)[:, 0]
-            given = given.masked_scatter(chosen, own)
-        return self.read_words(given)
+                context = None if state.context is None else state.context[0, chosen]
+                seen = None if memory.seen is None else memory.seen.readout[step.images[chosen], 0]
+                own = self.logits(state.h[0, chosen], context, seen).float().softmax(-1).multinomial(1)[:, 0]
+            words = words.masked_scatter(chosen, own)
+        return self.read_words(words)
 
 
 def _advance(gates: Tensor, c: Tensor) -> State:
@@ -567,12 +473,6 @@ def _advance(gates: Tensor, c: Tensor) -> State:
     entering, forgetting, cell, leaving = gates.chunk(4, -1)
     c = forgetting.sigmoid() * c + entering.sigmoid() * cell.tanh()
     return State(leaving.sigmoid() * c.tanh(), c)
-
-
-def _stack(steps: list[Tensor], captions: int) -> Tensor:
-    """Put steps of (N, ≤K, X) side by side as (N, K, T, X), zeros where a caption was no longer computed."""
-    padded = [nn.functional.pad(step, (0, 0, 0, captions - step.shape[1])) for step in steps]
-    return torch.stack(padded, 2)
 
 
 def doubly_stochastic_penalty(alphas: Tensor) -> Tensor:

@@ -19,18 +19,15 @@ from capt.decoding import DecodingOptions, Hypothesis, decode, reference_nll
 from capt.device import Runtime, choose_device, choose_precision, choose_runtime
 from capt.ensemble import load_writers
 from capt.errors import CaptError, first_line
-from capt.inference import quicken
+from capt.inference import encode, quicken
+from capt.lanes import Lanes
 from capt.model import Precision
 from capt.quantisation import read_quantised
 from jobs.allocation import keep_freed_memory
-from jobs.lanes import Lanes
 from jobs.loading import LoadedBatch
 from jobs.options import AUTO, NetworkOptions
 from jobs.progress import Stage, Stages
 from jobs.source import ReferenceBook
-
-ENCODED_AT_ONCE = 2
-"""Images that each lane of a processor encodes at a time: more are no quicker, and take more memory."""
 
 _BRIGHTEST = 255
 _NO_MEMORY = re.compile("not enough memory|allocate memory|bad_alloc")  # what torch says where it raises no kind of its own
@@ -140,7 +137,7 @@ class TorchNetwork:
     @torch.inference_mode()
     def _caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
         with self._stages.time(Stage.ENCODE):
-            encoder_out = self._encode(torch.from_numpy(np.stack(pixels)))
+            encoder_out = encode(self._captioner, torch.from_numpy(np.stack(pixels)))
         with self._stages.time(Stage.SEARCH):
             found = decode(self._captioner.decoder, encoder_out, self._decoding, with_alphas=self._with_attention)
         likelihoods: list[list[tuple[float, int]]] = [[] for _ in found]
@@ -151,12 +148,6 @@ class TorchNetwork:
                 likelihoods = reference_nll(self._captioner.decoder, encoder_out, encoded)
         unknown = [[indices.count(vocabulary.unk) for indices in each] for each in encoded]
         return [self._describe(*each) for each in zip(found, likelihoods, unknown, strict=True)]
-
-    def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Encode images, on a processor a few at a time."""
-        if self.device.type != "cpu":
-            return self._captioner.encode(images)
-        return torch.cat([self._captioner.encode(part) for part in images.split(ENCODED_AT_ONCE)])
 
     def _describe(self, hypothesis: Hypothesis, likelihoods: list[tuple[float, int]], unknown: list[int]) -> Captioned:
         decoded = self.writers.vocabulary.decode

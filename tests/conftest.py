@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faulting import disk, program, reference  # noqa: F401 - fixtures
-from tests.object_store import s3, s3_server  # noqa: F401 - fixtures
-from tests.running import job, opened_images, options, start, undisturbed  # noqa: F401 - fixtures
-from tests.stalling import stalling  # noqa: F401 - a fixture
+from jobs.threads import wait_briefly
+
+wait_briefly()  # before torch is there: on a busy machine tests that train would take forty times as long
+
+from tests.faulting import disk, program, reference  # noqa: E402, F401 - fixtures
+from tests.object_store import s3, s3_server  # noqa: E402, F401 - fixtures
+from tests.running import job, opened_images, options, start, undisturbed  # noqa: E402, F401 - fixtures
+from tests.stalling import stalling  # noqa: E402, F401 - a fixture
 
 if TYPE_CHECKING:
     from capt.model import Captioner

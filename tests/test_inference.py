@@ -20,7 +20,7 @@ from capt.encoder import Encoder, EncoderConfig, build_encoder
 from capt.errors import CaptError
 from capt.files import cache_folder
 from capt.inference import fold_batch_norm, quicken
-from capt.model import Attention, Captioner, Memory, ModelConfig, Precision
+from capt.model import Captioner, Precision
 from capt.openvino_encoder import OpenVinoEncoder
 from jobs.captioner import TorchNetwork
 from jobs.options import NetworkOptions, RunOptions
@@ -72,38 +72,6 @@ def test_networks_of_others_are_left_alone() -> None:
     before = [type(module) for module in encoder.modules()]
     quicken(encoder)
     assert [type(module) for module in encoder.modules()] == before
-
-
-@pytest.mark.parametrize("scale", [1.0, 8.0])
-def test_raised_attention_is_tanh(scale: float) -> None:
-    """Without gradients the weights come of products of powers; they are those of tanh, also where it is nearly ±1."""
-    torch.manual_seed(2)
-    config = ModelConfig(
-        encoder=EncoderConfig(name="efficientnet_lite0"), vocab_size=9, encoder_dim=6, decoder_dim=5, attention_dim=4
-    )
-    attention = Attention(config)
-    nn.init.normal_(attention.energy.weight, std=2.0)
-    cells, h = scale * torch.randn(3, 7, 6), scale * torch.randn(3, 2, 5)
-    plain = Memory(cells, attention.project(cells))
-    with torch.inference_mode():
-        raised = Memory(cells, attention.project(cells), raised=True)
-        told = attention(raised, h)
-    for ours, theirs in zip(told, attention(plain, h), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    assert raised.select(torch.tensor([0])).raised
-
-
-def test_very_large_projections_stay_numbers() -> None:
-    """Where tanh has long been ±1 nothing overflows."""
-    config = ModelConfig(
-        encoder=EncoderConfig(name="efficientnet_lite0"), vocab_size=9, encoder_dim=6, decoder_dim=5, attention_dim=4
-    )
-    attention = Attention(config)
-    with torch.inference_mode():
-        memory = Memory(torch.full((1, 7, 6), 1e6), attention.project(torch.full((1, 7, 6), 1e6)), raised=True)
-        context, alpha = attention(memory, torch.full((1, 2, 5), -1e6))
-    assert torch.isfinite(context).all()
-    torch.testing.assert_close(alpha.sum(-1), torch.ones(1, 2))
 
 
 def test_tabulated_words_are_those_computed() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from capt.captions import read_captions
-from jobs.lanes import Lanes
+from capt.lanes import Lanes
 from jobs.options import RunOptions
 from tests.running import change, do
 

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from capt.errors import InputError
+from jobs.threads import wait_briefly
 from jobs.training.recipes import Request, describe, lay_out, notes, read_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -267,6 +268,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.", rich_help_panel="Output")] = False,
 ) -> None:
     """Train a captioner on photographs with human captions."""
+    wait_briefly()
     from rich.console import Console
 
     from capt.device import choose_device, choose_training_precision

@@ -32,16 +32,17 @@ class Lanes:
         self.count = count
         self._pool = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,)) if count > 1 else None
 
-    def divide(self, images: int) -> list[slice]:
+    def divide(self, images: int, *, least: int = _LEAST) -> list[slice]:
         """Divide a batch, evenly, into parts that are not too small.
 
         Args:
             images: How many there are; at least one.
+            least: How many a part has at least, if there are that many.
 
         Returns:
             The parts, in order.
         """
-        parts = max(1, min(self.count, images // _LEAST))
+        parts = max(1, min(self.count, images // least))
         bounds = [round(part * images / parts) for part in range(parts + 1)]
         return [slice(*bounds[part : part + 2]) for part in range(parts)]
 
