@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, ClassVar
 
 import pyarrow as pa
@@ -65,8 +66,9 @@ class Fingerprint:
     """What a run was made with: rows of two runs belong together when `differences` is empty.
 
     `source_sha256` is over the ordered image ids and paths; `references_sha256` is null without references; `encoder_sha256` is
-    of the quantised encoder, there only when the precision is int8. `batch_size`, `device` and `versions` may move the last
-    digits of a log-likelihood; they are recorded and compared by `changes`.
+    of the quantised encoder, there only when the precision is int8; `draft` tells that large JPEGs were decoded smaller, and is
+    there only when they were. `batch_size`, `device` and `versions` may move the last digits of a log-likelihood; they are
+    recorded and compared by `changes`.
     """
 
     checkpoint_name: str
@@ -84,7 +86,9 @@ class Fingerprint:
     device: str
     versions: Mapping[str, str]
     encoder_sha256: str | None = None
+    draft: bool = False
     format: int = FORMAT_VERSION
+    OPTIONAL: ClassVar[Mapping[str, object]] = MappingProxyType({"encoder_sha256": None, "draft": False})
     INFORMATIVE: ClassVar[frozenset[str]] = frozenset({"checkpoint_name", "batch_size", "device", "versions"})
 
     def to_dict(self) -> dict[str, object]:
@@ -93,8 +97,7 @@ class Fingerprint:
         Returns:
             Names and plain values.
         """
-        values = asdict(self)
-        return values if self.encoder_sha256 is not None else {key: values[key] for key in values if key != "encoder_sha256"}
+        return {key: value for key, value in asdict(self).items() if key not in self.OPTIONAL or value != self.OPTIONAL[key]}
 
     def to_json(self) -> str:
         """Give the fingerprint as it stands in a table's metadata.
@@ -130,11 +133,11 @@ class Fingerprint:
         if values["format"] > FORMAT_VERSION:
             message = f"format {values['format']} is newer than this version of capt reads ({FORMAT_VERSION})"
             raise ValueError(message)
-        if {"encoder_sha256", *values} != names:
+        if {*cls.OPTIONAL, *values} != names:
             message = f"a fingerprint has the keys {sorted(names)}"
             raise ValueError(message)
         for name, kind in _KINDS.items():
-            value = values.get(name)
+            value = values.get(name, cls.OPTIONAL.get(name))
             if not isinstance(value, kind) or (kind is int and isinstance(value, int) and not 0 < value < _HUGE):
                 message = f"a fingerprint's {name} is not {value!r}"
                 raise ValueError(message)
@@ -163,7 +166,7 @@ class Fingerprint:
         return [each for each in self._compare(other) if each[0].split(".")[0] in self.INFORMATIVE]
 
     def _compare(self, other: "Fingerprint") -> Iterator[tuple[str, object, object]]:
-        ours, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        ours, theirs = _flat(asdict(self)), _flat(asdict(other))
         for key in sorted(ours.keys() | theirs.keys()):
             if ours.get(key) != theirs.get(key):
                 yield key, ours.get(key), theirs.get(key)
@@ -174,7 +177,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("checkpoint_name", "checkpoint_sha256", "precision", "source_sha256", "device"), str),
     **dict.fromkeys(("max_pixels", "source_rows", "shard_size", "batch_size"), int),
     **dict.fromkeys(("decoding", "preprocessing", "versions"), dict),
-    "attention": bool,
+    **dict.fromkeys(("attention", "draft"), bool),
     **dict.fromkeys(("references_sha256", "encoder_sha256"), (str, type(None))),
 }
 

@@ -88,6 +88,12 @@ def run(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Larger images are refused: decompression bombs.", rich_help_panel="Input")
     ] = 120_000_000,
+    draft: Annotated[
+        bool,
+        typer.Option(
+            "--draft", help="Decode large JPEGs at a half, quarter or eighth of their size: quicker.", rich_help_panel="Input"
+        ),
+    ] = False,
     image_timeout: Annotated[
         float,
         typer.Option(
@@ -193,6 +199,7 @@ def run(
             split=split,
             limit=limit,
             max_pixels=max_pixels,
+            draft=draft,
             image_timeout=image_timeout,
             references=references,
             allow_outside=allow_outside,

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from capt.errors import FailureKind, ImageError, InputError
-from capt.images import Preprocessing, open_image, to_array
+from capt.images import Preprocessing, open_measured, to_array
 from jobs.patience import PatientPool
 from jobs.progress import Stage, Stages
 from jobs.source import Item, Shard, Source, readable_text
@@ -65,13 +65,17 @@ class LoadedBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadingOptions:
-    """How many images at a time, by how many threads, of what size at most, in how many seconds (0: any), for which network."""
+    """How many images at a time, by how many threads, of what size at most, in how many seconds (0: any), for which network.
+
+    With `draft` large JPEGs are decoded smaller.
+    """
 
     batch_size: int
     workers: int
     max_pixels: int
     preprocessing: Preprocessing
     image_timeout: float
+    draft: bool = False
 
 
 def load_image(item: Item, options: LoadingOptions) -> Loaded:
@@ -89,8 +93,9 @@ def load_image(item: Item, options: LoadingOptions) -> Loaded:
     try:
         if item.is_outside():
             raise _outside(item)
-        image = open_image(item.image, max_pixels=options.max_pixels)
-        return Loaded(pixels=to_array(image, options.preprocessing), width=image.width, height=image.height)
+        least = options.preprocessing.draft_size if options.draft else 0
+        opened = open_measured(item.image, max_pixels=options.max_pixels, least=least)
+        return Loaded(pixels=to_array(opened.image, options.preprocessing), width=opened.width, height=opened.height)
     except ImageError as error:
         return Loaded(error=error.with_traceback(None))
     except MemoryError:

@@ -33,6 +33,7 @@ _OPTION_NAMES = {
     "checkpoint_sha256": "--checkpoint",
     "encoder_sha256": "the int8 encoder",
     "attention": "--attention",
+    "draft": "--draft",
     "precision": "--precision",
     "max_pixels": "--max-pixels",
     "shard_size": "--shard-size",
@@ -85,6 +86,7 @@ class Plan:
             max_pixels=self.options.source.max_pixels,
             image_timeout=self.options.source.image_timeout,
             preprocessing=self.preprocessing,
+            draft=self.options.source.draft,
         )
 
     @property
@@ -120,6 +122,7 @@ def prepare(options: RunOptions) -> Plan:
         precision=options.network.precision,
         preprocessing=preprocessing.to_dict(),
         max_pixels=options.source.max_pixels,
+        draft=options.source.draft,
         source_sha256=source.sha256,
         source_rows=source.rows,
         shard_size=options.output.shard_size,

@@ -41,6 +41,7 @@ class SourceOptions:
     split: str | None = None
     limit: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
+    draft: bool = False
     image_timeout: float = DEFAULT_IMAGE_TIMEOUT
     references: Path | None = None
     allow_outside: bool = False

@@ -73,6 +73,16 @@ def test_differences_name_what_differs() -> None:
     assert FINGERPRINT.differences(FINGERPRINT) == []
 
 
+def test_what_few_runs_have_is_written_only_by_those() -> None:
+    """A run without --draft and int8 writes what earlier versions wrote and read; one with them reads its own, and differs."""
+    assert not Fingerprint.OPTIONAL.keys() & FINGERPRINT.to_dict().keys()
+    other = replace(FINGERPRINT, draft=True, encoder_sha256="ab")
+    assert Fingerprint.from_json(other.to_json()) == other
+    assert FINGERPRINT.differences(other) == [("draft", False, True), ("encoder_sha256", None, "ab")]
+    with pytest.raises(ValueError, match="draft"):
+        Fingerprint.from_json(other.to_json().replace('"draft": true', '"draft": 1'))
+
+
 @pytest.mark.parametrize(
     "text",
     ["[]", "{", "{}", json.dumps({**FINGERPRINT.to_dict(), "format": 2}), json.dumps({**FINGERPRINT.to_dict(), "surplus": 1})],

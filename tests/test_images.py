@@ -12,7 +12,17 @@ import pytest
 from PIL import Image
 
 from capt.errors import FailureKind, ImageError
-from capt.images import IMAGENET, INCEPTION, SUPPORTED_SUFFIXES, Interpolation, Preprocessing, Resize, open_image, to_array
+from capt.images import (
+    IMAGENET,
+    INCEPTION,
+    SUPPORTED_SUFFIXES,
+    Interpolation,
+    Preprocessing,
+    Resize,
+    open_image,
+    open_measured,
+    to_array,
+)
 
 
 def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
@@ -78,6 +88,34 @@ def test_orientation(orientation: int, format_name: str) -> None:
     opened = open_image(encoded(stored, format_name, exif=exif, **options))
     assert opened.size == upright.size
     assert opened.tobytes() == upright.tobytes()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_large_jpeg_may_be_decoded_smaller_and_has_its_own_size(orientation: int) -> None:
+    """No side is shorter than asked for, the picture is the same, upright, and width and height are those of the file."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(photograph(1600, 1200), "JPEG", exif=exif)
+    whole, smaller = open_measured(content), open_measured(content, least=290)
+    assert (smaller.width, smaller.height) == whole.image.size == (whole.width, whole.height)
+    assert smaller.image.size == (whole.width // 4, whole.height // 4)  # an eighth would have 200 and 150 pixels
+    difference = np.asarray(whole.image.resize(smaller.image.size), float) - np.asarray(smaller.image, float)
+    assert np.abs(difference).mean() < 2
+
+
+@pytest.mark.parametrize(("format_name", "least"), [("PNG", 20), ("TIFF", 20), ("JPEG", 1300), ("JPEG", 601)])
+def test_what_cannot_be_decoded_smaller_is_decoded_whole(format_name: str, least: int) -> None:
+    """Other formats, and photographs whose half is smaller than asked for, are the same pixels with and without."""
+    content = encoded(photograph(1600, 1200), format_name)
+    opened = open_measured(content, least=least)
+    assert opened.image.tobytes() == open_image(content).tobytes()
+    assert (opened.width, opened.height) == opened.image.size
+
+
+def test_a_bomb_is_refused_before_it_is_decoded_smaller() -> None:
+    """The limit is of the file's size, whatever of it would be decoded."""
+    with pytest.raises(ImageError, match="--max-pixels"):
+        open_measured(encoded(photograph(1600, 1200), "JPEG"), max_pixels=1_000_000, least=100)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")

@@ -134,6 +134,7 @@ def test_only_run_json_is_missing(options: RunOptions, tmp_path: Path, monkeypat
         ({"shard_size": 4}, r"--shard-size was 3, is 4"),
         ({"precision": "bfloat16"}, r"--precision was float32, is bfloat16"),
         ({"attention": True}, r"--attention was False, is True"),
+        ({"draft": True}, r"--draft was False, is True"),
         ({"max_pixels": 5000}, r"--max-pixels was 120000000, is 5000"),
         ({"limit": 5}, r"The source has changed since the run in .* began \(8 images then, 5 now\)"),
     ],
