@@ -221,6 +221,10 @@ def test_vectors_are_the_same_each_time_and_leave_out_what_is_excluded(given: Pa
         (("--words-epochs", "1"), "leave out --words-epochs"),
         (("--words-epochs", "1", "--self-critical", "--start-from", "x.safetensors"), "leave it out"),
         (("--words-folds", "1"), "--words-folds"),
+        (("--words-softness", "1.5"), "--words-softness must be from 0 to 1"),
+        (("--words-softness", "nan", "--words-epochs", "1"), "--words-softness must be from 0 to 1"),
+        (("--words-softness", "0.5"), "--words-softness is about --words-epochs"),
+        (("--words-softness", "0.5", "--words-epochs", "1"), "--words-softness learns from --text"),
         (("--detected-dim", "8"), "--words-epochs or --detected-words"),
         (("--detected-words", "missing.safetensors"), "Without --detected-dim"),
         (("--detected-words", "missing.safetensors", "--detected-dim", "8"), "There is no missing.safetensors"),
@@ -345,7 +349,8 @@ def test_words_are_seen_first(given: Path, tmp_path: Path, start: Start) -> None
     Killed before the last stage and resumed, no word is learned again.
     """
     seen = _seen(given, tmp_path / "seen")
-    more = ("--words-epochs", 1, "--words-batch-size", 10, "--text", given / "captions.token", "--text-epochs", 1)
+    words = ("--words-epochs", 1, "--words-batch-size", 10, "--words-softness", 0.5)
+    more = (*words, "--text", given / "captions.token", "--text-epochs", 1)
 
     def arguments(name: str, *others: object) -> list[str]:
         command, _, *options = _arguments(given, tmp_path / name, "--epochs", 1, *others)
@@ -354,13 +359,15 @@ def test_words_are_seen_first(given: Path, tmp_path: Path, start: Start) -> None
     ended = start(*arguments("run", *more))
     assert ended.code == 0, ended.err
     said = " ".join(ended.err.split())
+    assert "nats given the other captions of its image" in said
     assert "Words epoch 1 of 1: loss" in said
     assert "The encoder tells 1 words with a mean average precision of" in said
     assert "read 1 times" in said
     checkpoint = load_checkpoint(tmp_path / "run" / "best.safetensors")
-    words = checkpoint.card["words"]
-    assert words | {"words": 1, "epochs": 1, "blocks": 6, "batch_size": 10, "learning_rate": 3e-4} == words
-    assert [point["epoch"] for point in words["curve"]] == [1]
+    card = checkpoint.card["words"]
+    assert card | {"words": 1, "epochs": 1, "blocks": 6, "batch_size": 10, "learning_rate": 3e-4, "softness": 0.5} == card
+    assert [point["epoch"] for point in card["curve"]] == [1]
+    assert card["soft_words"]["images"] > 0
     learned, begun = load_file(tmp_path / "run" / "encoder.safetensors"), load_file(given / "lite0.safetensors")
     assert not torch.equal(learned["conv_head.weight"], begun["conv_head.weight"])
     own = checkpoint.captioner.encoder.network.state_dict()

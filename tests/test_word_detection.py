@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from capt.encoder import Encoder, EncoderConfig, build_encoder
 from capt.encoder_file import read_encoder_file
@@ -19,10 +20,12 @@ from capt.errors import CaptError, CheckpointError, InputError
 from capt.images import Preprocessing
 from capt.model import Captioner, ModelConfig
 from capt.vocabulary import Vocabulary
-from jobs.training.caption_words import find_words
+from jobs.training.caption_words import count_words, find_words, word_targets
 from jobs.training.detection import read_detection
 from jobs.training.loop import EncodedSplit, Epoch, Training
 from jobs.training.options import TrainingOptions, WordsOptions
+from jobs.training.soft_words import SoftTargets, soften
+from jobs.training.texts import Texts
 from jobs.training.word_detection import Detector, Seeing, learn_words, learning_blocks, vary
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
@@ -248,6 +251,31 @@ def test_a_resumed_stage_of_several_detectors_equals_an_uninterrupted_one(tmp_pa
     for name in ("encoder", "detected-words"):
         whole, parts = ((tmp_path / run / f"{name}.safetensors").read_bytes() for run in ("whole", "parts"))
         assert whole == parts
+
+
+def test_soft_targets_are_learned_in_the_share_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each loss is against (1 − s) · counts + s · what text tells; with s = 0 it is the counts, whatever text there is."""
+    captions = tuple(text for texts in CAPTIONS for text in texts)
+    texts = Texts(captions=captions, images=tuple(number // 2 for number in range(len(captions))), excluded=0, held_back=0)
+    wanted: list[Tensor] = []
+    loss = functional.binary_cross_entropy_with_logits
+
+    def listen(logits: Tensor, targets: Tensor) -> Tensor:
+        wanted.append(targets)
+        return loss(logits, targets)
+
+    words = find_words(CAPTIONS)
+    softened = soften(texts, CAPTIONS, CAPTIONS, words, seed=0, say=lambda _: None).targets
+    counts = word_targets(count_words(CAPTIONS, words))
+    for softness in (0.0, 0.25):
+        seeing = replace(_seeing(epochs=1, batch_size=len(CAPTIONS), softness=softness), texts=texts)
+        with monkeypatch.context() as patch:
+            _learn(_run(tmp_path / f"warm-{softness}"), seeing)
+            patch.setattr(functional, "binary_cross_entropy_with_logits", listen)
+            patch.setattr("jobs.training.word_detection.soften", lambda *_, **__: SoftTargets(targets=softened, facts={}))
+            _learn(_run(tmp_path / str(softness)), seeing)
+        expected = (1 - softness) * counts + softness * softened.astype(np.float32)
+        torch.testing.assert_close(wanted.pop().numpy(), expected.astype(np.float16).astype(np.float32))
 
 
 def test_rates_rise_and_fall_along_a_cosine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,10 @@ def train(
         float, typer.Option(help="Of AdamW, for these blocks; falls to 0 along a cosine.", rich_help_panel="Words first")
     ] = 3e-4,
     words_batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel="Words first")] = 32,
+    words_softness: Annotated[
+        float,
+        typer.Option(help="Share of soft targets: which words go together, by --text.", rich_help_panel="Words first"),
+    ] = 0.0,
     words_folds: Annotated[
         int,
         typer.Option(
@@ -359,6 +363,7 @@ def train(
             learning_rate=words_learning_rate,
             batch_size=words_batch_size,
             folds=words_folds,
+            softness=words_softness,
         ),
         text=TextPlan(source=text, images=text_images, exclude=text_exclude) if text else None,
         text_options=TextOptions(

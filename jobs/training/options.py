@@ -167,6 +167,7 @@ class WordsOptions:
         batch_size: Images a step.
         folds: Parts of the training images, each judged by a detector that learned from the others, for a decoder that reads
             which words were detected.
+        softness: Share, in what is learned, of how likely others would use a word, in place of whether captions have it.
     """
 
     epochs: int = 0
@@ -174,6 +175,7 @@ class WordsOptions:
     learning_rate: float = 3e-4
     batch_size: int = 32
     folds: int = 2
+    softness: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every number.
@@ -186,6 +188,9 @@ class WordsOptions:
         _check_least(values, ("words_folds",), 2)
         _check_least(values, ["words_batch_size", *(["words_blocks"] if self.blocks is not None else [])], 1)
         _check_positive(values, ("words_learning_rate",))
+        if not 0 <= self.softness <= 1:
+            message = f"--words-softness must be from 0 to 1, not {self.softness}."
+            raise InputError(message)
 
 
 @dataclass(frozen=True, kw_only=True)

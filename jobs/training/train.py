@@ -256,7 +256,7 @@ def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch
         fingerprint=_fingerprint(plan, learning, validating, texts),
     )
     if plan.words.epochs:
-        run = _see_words(run, plan, (learning, validating), listener, say)
+        run = _see_words(run, plan, (learning, validating), texts, listener, say)
     if captioner.config.detected_words:
         detection = _adopt(run, plan, detection, say)
     if not plan.options.fine_tune_blocks:  # the features are then those of the checkpoint, and are in the cache for what follows
@@ -295,6 +295,7 @@ def _check_plan(plan: TrainingPlan) -> None:
     if plan.options.self_critical and plan.words.epochs:
         message = "--words-epochs lets the encoder learn before cross-entropy; leave it out with --self-critical."
         raise InputError(message)
+    _check_softness(plan)
     found = plan.words.epochs or plan.network.detected_words
     if plan.network.start_from is None and plan.network.detected_dim and not found:
         message = "--detected-dim reads what --words-epochs or --detected-words finds; give it with one of them."
@@ -310,6 +311,16 @@ def _check_plan(plan: TrainingPlan) -> None:
         raise InputError(message)
     if plan.text and plan.network.start_from is not None:
         message = "--text is for a decoder that has learned nothing yet; leave out --text or --start-from."
+        raise InputError(message)
+
+
+def _check_softness(plan: TrainingPlan) -> None:
+    """Refuse soft targets that nothing is learned by, or that nothing is known for."""
+    if plan.words.softness and not plan.words.epochs:
+        message = "--words-softness is about --words-epochs; give that as well, or leave it out."
+        raise InputError(message)
+    if plan.words.softness and not plan.text:
+        message = "--words-softness learns from --text which words go together; give that as well, or leave it out."
         raise InputError(message)
 
 
@@ -361,8 +372,13 @@ def _read_texts(plan: TextPlan | None, learning: CaptionedImages, validating: Ca
     return texts
 
 
-def _see_words(
-    run: Training, plan: TrainingPlan, splits: tuple[CaptionedImages, CaptionedImages], listener: Listener, say: Say
+def _see_words(  # noqa: PLR0913, PLR0917 - what it looks at, and who hears of it
+    run: Training,
+    plan: TrainingPlan,
+    splits: tuple[CaptionedImages, CaptionedImages],
+    texts: Texts | None,
+    listener: Listener,
+    say: Say,
 ) -> Training:
     """Let the encoder learn which words people use; gives the run with what its card should know of it."""
     words = find_words(splits[0].captions)  # this and the next are refused before an image is opened
@@ -370,7 +386,12 @@ def _see_words(
     learning_blocks(run.captioner.encoder, run.captioner.config.encoder, plan.words)
     learning, validating = (_encode(run, plan, dataset, say, learns=True) for dataset in splits)
     seeing = Seeing(
-        learning=learning, validation=validating, words=words, options=plan.words, images=name_images(splits[0].image_ids)
+        learning=learning,
+        validation=validating,
+        words=words,
+        options=plan.words,
+        images=name_images(splits[0].image_ids),
+        texts=texts,
     )
     with at_work():
         facts = learn_words(run, seeing, listener, resume=plan.resume)

@@ -4,10 +4,10 @@ In: a captioner, pixels and captions. Out: the same captioner with an encoder wh
 file of its weights, from which other runs can start. Apart, because its network ends in words without order, and it is over
 before the features of the then frozen encoder are computed.
 
-What is detected is any word that enough, and not nearly all, of the training images have in a caption. Two of an image's captions
-make a word certain, one half certain. Batch norm keeps its statistics. Kernels of depthwise convolutions stay as they are: they
-hold few of the weights, and where torch itself computes their gradients, not `capt.depthwise`, that can take longer than the rest
-of a step.
+What is detected is any word that enough, and not nearly all, of the training images have in a caption. Two of an image's
+captions make a word certain, one half certain; where text tells which words go together, targets may be softer
+(`soft_words.py`). Batch norm keeps its statistics. Kernels of depthwise convolutions stay as they are: they hold few of the
+weights, and where torch itself computes their gradients, not `capt.depthwise`, that can take longer than the rest of a step.
 
 Source:
     Fang et al. 2015 (From captions to visual concepts and back); Wu et al. 2016 (What value do explicit high level concepts have
@@ -35,7 +35,9 @@ from jobs.training.caption_words import average_precision, count_words, word_tar
 from jobs.training.detection import LARGEST_LOGIT, Detection, read_arrays, write_arrays, write_detection
 from jobs.training.loop import EncodedSplit, Listener, Training, batches, computing, usable
 from jobs.training.options import WordsOptions
+from jobs.training.soft_words import SoftTargets, soften
 from jobs.training.state import State, check_same_run, do_epochs
+from jobs.training.texts import Texts
 
 STATE, RESULT, DETECTION = "words-state.safetensors", "encoder.safetensors", "detected-words.safetensors"
 _DROPOUT, _WEIGHT_DECAY, _HEAD_RATE, _WARM_UP = 0.3, 1e-2, 1e-3, 100
@@ -57,6 +59,8 @@ class Seeing:
         words: What it learns to tell.
         options: How.
         images: Which images are learned from (`jobs.training.detection.name_images`).
+        texts: Captions without images, from which it follows which words go together; needed where targets are soft.
+        soft: Soft targets `(N, W)`, once they are known.
     """
 
     learning: EncodedSplit
@@ -64,6 +68,8 @@ class Seeing:
     words: Sequence[str]
     options: WordsOptions
     images: str = ""
+    texts: Texts | None = None
+    soft: NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +115,13 @@ def learn_words(run: Training, seeing: Seeing, listener: Listener, *, resume: bo
         _tidy(run)
         return facts
     blocks = learning_blocks(captioner.encoder, captioner.config.encoder, seeing.options)
+    softened = _soften(run, seeing, listener)
+    seeing = replace(seeing, soft=None if softened is None else softened.targets)
     unseen = _judge_unseen(run, seeing, listener, resume=resume) if captioner.config.detected_words else None
     detector, curve = _train(run, seeing, listener, _Part(name="words"), resume=resume)
     captioner.encoder.requires_grad_(False)  # noqa: FBT003 - torch's own signature
     facts = {**asdict(seeing.options), "blocks": len(blocks), "words": len(seeing.words), "curve": curve}
+    facts |= {} if softened is None else {"soft_words": softened.facts}
     if unseen is not None:
         counts = count_words(seeing.learning.captions, seeing.words)
         detected = Detection(
@@ -130,6 +139,17 @@ def learn_words(run: Training, seeing: Seeing, listener: Listener, *, resume: bo
     write_encoder(run.output / RESULT, captioner.encoder, about)
     _tidy(run)
     return facts
+
+
+def _soften(run: Training, seeing: Seeing, listener: Listener) -> SoftTargets | None:
+    """Find soft targets, where some are wanted."""
+    if not seeing.options.softness:
+        return None
+    if seeing.texts is None:
+        message = "soft targets need texts"
+        raise ValueError(message)
+    learning, validation = seeing.learning.captions, seeing.validation.captions
+    return soften(seeing.texts, learning, validation, seeing.words, seed=run.options.seed, say=listener.say)
 
 
 def _tidy(run: Training) -> None:
@@ -251,15 +271,15 @@ class _Task:
     detector: Detector
     optimiser: torch.optim.Optimizer
     seeing: Seeing
-    counts: NDArray[np.uint8]  # of the training captions, (N, W)
+    targets: NDArray[np.float16]  # how certain each word is about each training image, (N, W)
     present: NDArray[np.bool_]  # in the validation captions, of the images that have any
 
 
 def _task(run: Training, seeing: Seeing, blocks: nn.ModuleList) -> _Task:
-    counts = count_words(seeing.learning.captions, seeing.words)
+    targets = mixed_targets(word_targets(count_words(seeing.learning.captions, seeing.words)), seeing)
     present = count_words(seeing.validation.captions, seeing.words)[usable(seeing.validation)] > 0
     torch.manual_seed(run.options.seed * 100_003 + _SEEDS)
-    detector = Detector(run.captioner.encoder, word_targets(counts[usable(seeing.learning)]).mean(0))
+    detector = Detector(run.captioner.encoder, targets[usable(seeing.learning)].mean(0, dtype=np.float32))
     detector.to(run.captioner.mean.device).eval()  # batch norm keeps its statistics, also in blocks that learn
     detector.encoder.requires_grad_(False)  # noqa: FBT003 - torch's own signature
     blocks.requires_grad_(True)  # noqa: FBT003
@@ -272,7 +292,23 @@ def _task(run: Training, seeing: Seeing, blocks: nn.ModuleList) -> _Task:
     ]
     fused = run.captioner.mean.device.type == "cpu"
     optimiser = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY, fused=fused)
-    return _Task(detector=detector, optimiser=optimiser, seeing=seeing, counts=counts, present=present)
+    return _Task(detector=detector, optimiser=optimiser, seeing=seeing, targets=targets, present=present)
+
+
+def mixed_targets(certain: NDArray[np.float32], seeing: Seeing) -> NDArray[np.float16]:
+    """Mix what counts of captions say with soft targets.
+
+    Args:
+        certain: What counts say, `(N, W)`.
+        seeing: Has the soft targets, and their share.
+
+    Returns:
+        The targets, `(N, W)`; without soft targets those of the counts.
+    """
+    if seeing.soft is None:
+        return certain.astype(np.float16)
+    share = seeing.options.softness
+    return ((1 - share) * certain + share * seeing.soft.astype(np.float32)).astype(np.float16)
 
 
 def _look_once(run: Training, task: _Task, which: tuple[str, int], listener: Listener) -> float:
@@ -286,7 +322,7 @@ def _look_once(run: Training, task: _Task, which: tuple[str, int], listener: Lis
         factor = _rate_factor((epoch - 1) * steps + done - 1, options.epochs * steps)
         for group in task.optimiser.param_groups:
             group["lr"] = group["full_rate"] * factor
-        loss = _loss(run, task, pixels, task.counts[chosen])
+        loss = _loss(run, task, pixels, task.targets[chosen])
         task.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         task.optimiser.step()
@@ -306,15 +342,15 @@ def _rate_factor(done: int, steps: int) -> float:
     return min(1.0, (done + 1) / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * done / steps))
 
 
-def _loss(run: Training, task: _Task, pixels: NDArray[np.uint8], counts: NDArray[np.uint8]) -> Tensor:
+def _loss(run: Training, task: _Task, pixels: NDArray[np.uint8], targets: NDArray[np.float16]) -> Tensor:
     """Give binary cross-entropy, summed over words, mean over the images `(n, S, S, 3)`."""
     captioner = run.captioner
     images = torch.from_numpy(pixels).to(captioner.mean.device).permute(0, 3, 1, 2).float().div(255.0)
     normalised = (vary(images) - captioner.mean) / captioner.std
     with computing(captioner):
         encoder_out = captioner.encoder(normalised.contiguous(memory_format=torch.channels_last))
-    targets = torch.from_numpy(word_targets(counts)).to(captioner.mean.device)
-    loss: Tensor = functional.binary_cross_entropy_with_logits(task.detector(encoder_out), targets) * counts.shape[1]
+    wanted = torch.from_numpy(targets).to(captioner.mean.device).float()
+    loss: Tensor = functional.binary_cross_entropy_with_logits(task.detector(encoder_out), wanted) * targets.shape[1]
     return loss
 
 
