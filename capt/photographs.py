@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capt.errors import InputError, first_line
+from capt.errors import InputError
 from capt.images import SUPPORTED_SUFFIXES
 from capt.inside import goes_down, lies_inside
-from capt.remote import PARQUET_FAULTS
+from capt.remote import reading_parquet
 
 _ID_COLUMNS = ("image_id", "key", "img_id", "filename", "path")
 _BYTES_COLUMNS = ("image", "jpg")
@@ -86,12 +86,9 @@ def _in_tables(files: Iterable[Path], wanted: Mapping[str, None]) -> dict[str, P
     """Look through parquet files; row groups without a wanted id are passed over."""
     found: dict[str, Path | bytes] = {}
     for path in files:
-        try:
-            with pq.ParquetFile(path) as file:
-                found |= dict(_in_table(file, path, wanted))
-        except PARQUET_FAULTS as error:
-            message = f"{path} cannot be read as parquet ({first_line(error)}): give the photographs that were captioned"
-            raise InputError(message) from error
+        remedy = ": give the photographs that were captioned"
+        with reading_parquet(f"{path} cannot be read as parquet", remedy), pq.ParquetFile(path) as file:
+            found |= dict(_in_table(file, path, wanted))
     return found
 
 

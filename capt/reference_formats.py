@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capt.errors import InputError, first_line
-from capt.remote import PARQUET_FAULTS
+from capt.remote import reading_parquet
 
 IMAGE_COLUMNS = ("image_id", "key", "img_id", "image", "image_name", "filename", "file_name", "path")  # first that exists
 CAPTION_COLUMNS = ("caption", "captions", "comment", "sentence", "sentences")
@@ -285,14 +285,11 @@ def read_parquet(files: Sequence[Path], gathering: Gathering) -> None:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[object, object, object]]:
     """Give image, caption and split, which is None where there is none, of each row; few rows are held at a time."""
-    try:
+    with reading_parquet(f"{path} cannot be read as parquet", ": fetch or export the file again"):
         names = _parquet_columns(path)
         for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=names):
             columns = [batch.column(name).to_pylist() for name in names]
             yield from zip(*columns, *([[None] * batch.num_rows] if len(names) == 2 else []), strict=True)  # noqa: PLR2004  no split
-    except PARQUET_FAULTS as error:
-        message = f"{path} cannot be read as parquet ({first_line(error)}): fetch or export the file again"
-        raise InputError(message) from error
 
 
 def _parquet_columns(path: Path) -> list[str]:

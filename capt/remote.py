@@ -11,7 +11,7 @@ An object appears under its name when its last byte has arrived, whole; there ar
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
@@ -248,6 +248,30 @@ class FileSystem:
 PARQUET_FAULTS = (OSError, pa.ArrowException, ValueError, LookupError, OverflowError)
 """What reading parquet raises where a file is damaged or odd: beside Arrow's own errors, for text or names that are not UTF-8,
 for two columns of one name, and for dates that Python does not have."""
+
+
+@contextmanager
+def reading_parquet(what: str, remedy: str, *further: type[Exception]) -> Iterator[None]:
+    """Turn what is said about a damaged or vanished file into an InputError.
+
+    Args:
+        what: Subject and verb of its sentence, such as `photos.parquet cannot be read as parquet`; the reason follows.
+        remedy: The rest of the sentence, from the stop after the reason on.
+        *further: Errors of whatever else reads the file, beside those of the system and of Arrow.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    try:
+        yield
+    except MemoryError:  # one of Arrow's too, but no fault of the file
+        raise
+    except (*PARQUET_FAULTS, *further) as error:
+        message = f"{what} ({first_line(error)}){remedy}"
+        raise InputError(message) from error
 
 
 def open_parquet(place: Location, **options: Any) -> pq.ParquetFile:  # noqa: ANN401 - pyarrow's own

@@ -17,10 +17,10 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from capt.errors import InputError, first_line
+from capt.errors import InputError
 from capt.images import DEFAULT_MAX_PIXELS
 from capt.inside import lies_inside
-from capt.remote import PARQUET_FAULTS, Location, Remote
+from capt.remote import Location, Remote, reading_parquet
 
 DEFAULT_IMAGE_TIMEOUT = 60.0
 _NAMED_DOUBLES = 3
@@ -210,13 +210,8 @@ def reading(kind: str, place: Location, *further: type[Exception]) -> Iterator[N
     Raises:
         InputError: If the file cannot be read.
     """
-    try:
+    with reading_parquet(f"The {kind} {place} cannot be read", "; make it again, or leave it out.", *further):
         yield
-    except MemoryError:  # one of Arrow's too, but no fault of the file
-        raise
-    except (*PARQUET_FAULTS, *further) as error:
-        message = f"The {kind} {place} cannot be read ({first_line(error)}); make it again, or leave it out."
-        raise InputError(message) from error
 
 
 class Unchanged:

@@ -7,18 +7,18 @@ else's text: unless that is allowed, it never leads out of the folder.
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from capt.errors import InputError, first_line
+from capt.errors import InputError
 from capt.images import SUPPORTED_SUFFIXES
 from capt.inside import goes_down, lies_inside
 from capt.references import read_references
-from capt.remote import PARQUET_FAULTS
+from capt.remote import reading_parquet
 
 _ID_COLUMNS = ("image_id", "key", "img_id", "filename", "path")
 _PATH_COLUMNS = ("image_path", "path", "filename")
@@ -117,14 +117,9 @@ def _content(image: object) -> bytes:
     return held if isinstance(held, bytes) else b""
 
 
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _reading(file: Path) -> AbstractContextManager[None]:
     """Tell what is wrong with a manifest in one sentence."""
-    try:
-        yield
-    except PARQUET_FAULTS as error:
-        message = f"{file} cannot be read as parquet ({first_line(error)}); remove it or write it again."
-        raise InputError(message) from error
+    return reading_parquet(f"{file} cannot be read as parquet", "; remove it or write it again.")
 
 
 def read_dataset(
