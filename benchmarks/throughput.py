@@ -1,7 +1,7 @@
 """Measure how near `capt-batch run` comes to what the machine can do: images per second of the whole job and of its parts.
 
-Run: `python benchmarks/throughput.py [--quick | --curves]`. For the shipped checkpoint and for ResNet-50 (49 cells, random
-weights, eleven words), with photographs of examples/photos as files of 500×375, as 224×224 in parquet, and as files of 12
+Run: `python benchmarks/throughput.py [--quick | --curves [--most N]]`. For the shipped checkpoint and for ResNet-50 (49 cells,
+random weights, eleven words), with photographs of examples/photos as files of 500×375, as 224×224 in parquet, and as files of 12
 megapixels, it prints images per second of
 
     encoder    a: the encoder alone, on pixels in memory
@@ -357,10 +357,10 @@ def start_up(folder: Path, rounds: int) -> None:
     print(f"--help {help_text:.2f} s", flush=True)
 
 
-def curves(folder: Path) -> None:
-    """Print how the job grows with images and with beams, with the shipped checkpoint on 224×224 in parquet."""
+def curves(folder: Path, most: int) -> None:
+    """Print how the job grows with images, up to `most`, and with beams, with the shipped checkpoint on 224×224 in parquet."""
     print("| images | images/s | peak MiB |\n| --- | --- | --- |")
-    for count in CURVE_IMAGES:
+    for count in (count for count in CURVE_IMAGES if count <= most):
         write_manifest(folder / "curve.parquet", count)
         case = Case(name="curve", checkpoint=DEFAULT_CHECKPOINT, source=folder / "curve.parquet", images=count)
         took, peak, _ = job(case, folder / f"curve-{count}")
@@ -383,11 +383,12 @@ def main() -> None:
     parser.add_argument("--runtime", default="auto", help="as of capt-batch run")
     parser.add_argument("--only", default="", help="only cases whose name holds this")
     parser.add_argument("--curves", action="store_true", help="how the job grows with images and beams")
+    parser.add_argument("--most", type=int, default=CURVE_IMAGES[-1], help="with --curves: no more images than these")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if chosen.curves:
-            curves(folder)
+            curves(folder, chosen.most)
             return
         rounds, many, few, large = (1, 64, 32, 8) if chosen.quick else (3, 384, 256, 48)
         resnet50 = folder / "resnet50.safetensors"

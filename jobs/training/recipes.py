@@ -319,15 +319,10 @@ def _training(recipe: Recipe, stage: Stage, request: Request, before: Sequence[S
 
 
 def _effective(recipe: Recipe, stage: Stage, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Put together a stage's own options and those that were given and hold in it: these come first and count.
-
-    Options of the recipe about something that was given up, as by `--words-epochs 0`, go with it.
-    """
+    """Put together a stage's own options and those that were given and hold in it: these come first and count."""
     own = {**stage.options, **(stage.with_text if "text" in given else {})}
     chosen = {name: value for name, value in given.items() if _holds(name, recipe, stage)}
-    merged = {**chosen, **{name: value for name, value in own.items() if name not in chosen}}
-    given_up = tuple(prefix for prefix, about in _ABOUT.items() if about in chosen and not chosen[about])
-    return {name: value for name, value in merged.items() if name in chosen or not name.startswith(given_up)}
+    return {**chosen, **{name: value for name, value in own.items() if name not in chosen}}
 
 
 def _vectors(recipe: Recipe, stage: Stage, request: Request) -> Step:
