@@ -31,8 +31,9 @@ from benchmarks.throughput import write_photographs
 from capt.checkpoint import Checkpoint, load_checkpoint
 from capt.encoder import Encoder
 from capt.model import Captioner
+from capt.packing import pad_captions
 from jobs.allocation import keep_freed_memory
-from jobs.training.cross_entropy import CrossEntropy, pad_captions
+from jobs.training.cross_entropy import CrossEntropy
 from jobs.training.dataset import CaptionedImages
 from jobs.training.features import cached_features
 from jobs.training.loop import EncodedSplit, Epoch, Training, train

@@ -37,8 +37,8 @@ class Memory(NamedTuple):
     """N encoded images, with their projections, which are computed once per image and never per step or beam."""
 
     cells: Tensor  # (N, P, C) what is attended to
-    projected: Tensor  # (N, P, A) the same, as attention compares it with the state
-    powers: Tensor  # (N, P, A) e to twice the power of `projected`, without gradient
+    projected: Tensor | None  # (N, P, A) the same, as attention compares it with the state; None without gradients
+    powers: Tensor  # (N, P, A) e to twice the power of that, without gradient
     seen: Seen | None = None
 
     def select(self, images: Tensor) -> "Memory":
@@ -51,7 +51,8 @@ class Memory(NamedTuple):
             The memory of M images.
         """
         seen = None if self.seen is None else Seen(*(each[images] for each in self.seen))
-        return Memory(self.cells[images], self.projected[images], self.powers[images], seen)
+        projected = None if self.projected is None else self.projected[images]
+        return Memory(self.cells[images], projected, self.powers[images], seen)
 
     def added(self, chosen: Tensor | None = None) -> Tensor | None:
         """Give what the detected words add where words are read out.
@@ -97,7 +98,7 @@ class Attention(nn.Module):
             The memory of N images.
         """
         projected = _exact(self.grid_projection(cells))
-        return Memory(cells, projected, _raise(projected.detach()), seen)
+        return Memory(cells, projected if torch.is_grad_enabled() else None, _raise(projected.detach()), seen)
 
     def forward(self, memory: Memory, h: Tensor, counts: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Attend.
@@ -127,7 +128,7 @@ class _Attend(torch.autograd.Function):
     def forward(  # noqa: PLR0913, PLR0917 - what attention reads
         ctx: Any,  # noqa: ANN401 - torch's own
         cells: Tensor,
-        projected: Tensor,  # noqa: ARG004 - has the gradient that `powers` has not
+        projected: Tensor | None,  # noqa: ARG004 - has the gradient that `powers` has not
         powers: Tensor,
         state: Tensor,
         weight: Tensor,
@@ -169,7 +170,8 @@ class _Attend(torch.autograd.Function):
 
         with torch.autocast(cells.device.type, enabled=False):
             of_weight = torch.stack(_each(attend, _blocks(ctx.counts, powers))).sum(0).mul_(-2)
-        return of_cells, of_powers.mul_(4 * weight), None, of_state.mul_(4 * weight), of_weight, None
+        of_projected = of_powers.mul_(4 * weight) if ctx.needs_input_grad[1] else None
+        return of_cells, of_projected, None, of_state.mul_(4 * weight), of_weight, None
 
 
 def _halves(powers: Tensor, raised: Tensor) -> Tensor:
@@ -217,7 +219,6 @@ def _each(attend: Callable[[_Block], Made], blocks: Iterator[_Block]) -> list[Ma
     """Do every block, side by side where torch has several threads: they wait once, and not after each small operation."""
     every = list(blocks)
     lanes = _lanes(torch.get_num_threads() if len(every) > 1 else 1)
-
     inference = torch.is_inference_mode_enabled()  # is of a thread, as are gradients
 
     def several(part: slice) -> list[Made]:

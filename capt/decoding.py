@@ -18,6 +18,7 @@ from torch import Tensor
 
 from capt.errors import InputError
 from capt.model import Decoder
+from capt.packing import pad_captions
 from capt.vocabulary import Vocabulary
 
 FORBIDDEN = (Vocabulary.pad, Vocabulary.start, Vocabulary.unk)
@@ -436,10 +437,6 @@ def _drawable(decoder: Decoder, read: Tensor) -> Tensor:
     return logits.index_fill(-1, torch.tensor(FORBIDDEN, device=read.device), -math.inf)
 
 
-def _longest_first(captions: Sequence[Sequence[int]]) -> list[int]:
-    return sorted(range(len(captions)), key=lambda k: -len(captions[k]))
-
-
 def reference_nll(
     decoder: Predictor, encoder_out: Tensor, references: Sequence[Sequence[Sequence[int]]]
 ) -> list[list[tuple[float, int]]]:
@@ -453,25 +450,13 @@ def reference_nll(
     Returns:
         For each image and caption: summed −log p in nats, and the number of tokens (words plus `<end>`).
     """
-    counts = [len(captions) for captions in references]
-    most = max(counts, default=0)
-    if most == 0:
+    if not any(references):
         return [[] for _ in references]
-    ranks = [_longest_first(captions) for captions in references]
-    longest = max(len(caption) for captions in references for caption in captions)
-    encoded = torch.full((len(references), most, longest), Vocabulary.pad)
-    lengths = torch.zeros((len(references), most), dtype=torch.long)
-    for image, (captions, rank) in enumerate(zip(references, ranks, strict=True)):
-        for column, k in enumerate(rank):
-            encoded[image, column, : len(captions[k])] = torch.tensor(captions[k])
-            lengths[image, column] = len(captions[k])
+    encoded, lengths = pad_captions(references)
     with torch.inference_mode():
         logits, targets, _ = decoder(encoder_out, encoded.to(encoder_out.device), lengths.to(encoder_out.device))
         nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
     tokens = (lengths - 1).clamp(min=0)
     sums = torch.stack([part.sum() for part in nll.split(tokens.flatten().tolist())]).view_as(tokens)
-    results: list[list[tuple[float, int]]] = [[(0.0, 0)] * count for count in counts]
-    for image, rank in enumerate(ranks):
-        for column, k in enumerate(rank):
-            results[image][k] = (float(sums[image, column]), int(tokens[image, column]))
-    return results
+    told = [list(zip(*image, strict=True)) for image in zip(sums.tolist(), tokens.tolist(), strict=True)]
+    return [image[: len(captions)] for image, captions in zip(told, references, strict=True)]

@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from capt.device import Runtime
 from capt.encoder import Encoder
+from capt.errors import CaptError
 from capt.model import Captioner, Decoder
 
 if TYPE_CHECKING:
@@ -71,6 +72,25 @@ def quicken(
             module.encoder = other  # type: ignore[assignment] # in its place
         if isinstance(module, Decoder):
             module.tabulate_words()
+
+
+def quicken_if_known(captioner: nn.Module, *, size: int, runtime: Runtime) -> Runtime:
+    """Do the same with the runtime that was chosen, or with torch where that does not know the network.
+
+    Args:
+        captioner: As in `quicken`.
+        size: Of the images.
+        runtime: What shall compute the encoder, if it can.
+
+    Returns:
+        What computes it.
+    """
+    try:
+        quicken(captioner, size=size, runtime=runtime)
+    except CaptError:
+        quicken(captioner)
+        return Runtime.TORCH
+    return runtime
 
 
 @torch.no_grad()

@@ -1,14 +1,36 @@
 """Captions of several lengths, laid out so that each step of reading them computes only those that go on.
 
-In: padded captions of N images and their lengths. Out: what each step reads, and how its results stand in the order of the
+In: captions of N images. Out: the same, padded; what each step reads, and how its results stand in the order of the
 captions. Apart from the decoder, because it is book-keeping on whole numbers, done once a batch and on the processor.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from capt.vocabulary import Vocabulary
+
+
+def pad_captions(captions: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor]:
+    """Lay the captions of a batch of images side by side, as `Decoder.forward` reads them.
+
+    Args:
+        captions: For each image its encoded captions; at least one in all.
+
+    Returns:
+        The captions, padded, `(N, K, L)`, and their lengths `(N, K)`, 0 where there is none.
+    """
+    most = max(len(texts) for texts in captions)
+    longest = max(len(text) for texts in captions for text in texts)
+    encoded = torch.full((len(captions), most, longest), Vocabulary.pad)
+    lengths = torch.zeros((len(captions), most), dtype=torch.long)
+    for row, texts in enumerate(captions):
+        for column, text in enumerate(texts):
+            encoded[row, column, : len(text)] = torch.tensor(text)
+            lengths[row, column] = len(text)
+    return encoded, lengths
 
 
 class PackedStep(NamedTuple):
@@ -40,7 +62,7 @@ class PackedCaptions:
         places = torch.zeros(going.shape, dtype=torch.long)
         places.T[going.T] = torch.arange(int(going.sum()))
         self._sizes = going.sum(0).tolist()
-        self._counts = caption_lengths.shape[0]
+        self._total = len(caption_lengths)  # images
         self._there = there.to(self._device)
         self._order = places[going].to(self._device)
         self.going = (torch.arange(steps) < needed.unsqueeze(-1)).to(self._device)
@@ -69,7 +91,7 @@ class PackedCaptions:
             kept = needed > step
             rows = None if kept.all() else kept.nonzero()[:, 0].to(self._device)
             images, needed = images[kept], needed[kept]
-            counts = images.bincount(minlength=self._counts).tolist()
+            counts = images.bincount(minlength=self._total).tolist()
             yield PackedStep(rows, tuple(counts), images.to(self._device), words)
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ from capt.decoding import DecodingOptions, Hypothesis, decode, reference_nll
 from capt.device import Runtime, choose_device, choose_precision, choose_runtime
 from capt.ensemble import load_writers
 from capt.errors import CaptError, first_line
-from capt.inference import encode, quicken
+from capt.inference import encode, quicken, quicken_if_known
 from capt.lanes import Lanes
 from capt.model import Precision
 from capt.quantisation import read_quantised
@@ -96,14 +96,12 @@ class TorchNetwork:
         return {str(self.runtime): version(self.runtime)} if self.runtime is Runtime.OPENVINO else {}
 
     def _quicken(self, options: NetworkOptions, quantised: bytes | None) -> None:
+        size = self.writers.preprocessing.size
+        if options.runtime == AUTO and self.precision is not Precision.INT8:
+            self.runtime = quicken_if_known(self._captioner, size=size, runtime=self.runtime)
+            return
         network = None if quantised is None else read_quantised(quantised)
-        try:
-            quicken(self._captioner, size=self.writers.preprocessing.size, runtime=self.runtime, quantised=network)
-        except CaptError:
-            if options.runtime != AUTO or self.precision is Precision.INT8:
-                raise
-            self.runtime = Runtime.TORCH  # a network that OpenVINO does not know
-            quicken(self._captioner)
+        quicken(self._captioner, size=size, runtime=self.runtime, quantised=network)
 
     def caption(self, pixels: Sequence[NDArray[np.uint8]], references: Sequence[Sequence[str] | None]) -> list[Captioned]:
         """Caption one batch.

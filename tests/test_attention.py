@@ -116,6 +116,7 @@ def test_energies_are_float32_whatever_the_cells_are() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         memory = attention.remember(cells.bfloat16())
         context, alpha = attention(memory, h)
+    assert memory.projected is not None
     assert (memory.projected.dtype, alpha.dtype, context.dtype) == (torch.float32, torch.float32, torch.bfloat16)
     torch.testing.assert_close(alpha.sum(-1), torch.ones(2, 3), rtol=0, atol=1e-6)
     torch.testing.assert_close(context.float(), attention(attention.remember(cells), h)[0], rtol=0.05, atol=0.05)
@@ -127,5 +128,7 @@ def test_a_selected_memory_has_the_chosen_images_alone() -> None:
     chosen = torch.tensor([2, 0])
     selected = memory.select(chosen)
     assert torch.equal(selected.cells, memory.cells[chosen])
+    assert selected.projected is not None
+    assert memory.projected is not None
     assert torch.equal(selected.projected, memory.projected[chosen])
     assert torch.equal(selected.powers, memory.powers[chosen])

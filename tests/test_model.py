@@ -366,6 +366,7 @@ def test_projected_cells_are_what_everything_reads() -> None:
     cells = (encoder_out @ projection.weight.T + projection.bias).clamp(min=0)
     memory = decoder.remember(encoder_out)
     torch.testing.assert_close(memory.cells, cells)
+    assert memory.projected is not None
     torch.testing.assert_close(memory.projected, decoder.attention.grid_projection(cells))
     mean = decoder.initial(cells.mean(1)).tanh()
     torch.testing.assert_close(decoder.begin(memory, 3).h[:, 1], mean[:, :H])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capt.model import doubly_stochastic_penalty
-from capt.vocabulary import Vocabulary
+from capt.packing import pad_captions
 from jobs.training.loop import EncodedSplit, Step, Training, computing
 
 
@@ -63,23 +63,3 @@ def _cross_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Give the mean cross-entropy with the words themselves, and with a uniform distribution over all words."""
     log_probs = logits.float().log_softmax(-1)
     return torch.nn.functional.nll_loss(log_probs, targets), -log_probs.mean()
-
-
-def pad_captions(captions: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
-    """Lay the captions of a batch of images side by side, as `Decoder.forward` reads them.
-
-    Args:
-        captions: For each image its encoded captions, by falling length; at least one in all.
-
-    Returns:
-        The captions, padded, `(N, K, L)`, and their lengths `(N, K)`, 0 where there is none.
-    """
-    most = max(len(texts) for texts in captions)
-    longest = max(len(text) for texts in captions for text in texts)
-    encoded = torch.full((len(captions), most, longest), Vocabulary.pad)
-    lengths = torch.zeros((len(captions), most), dtype=torch.long)
-    for row, texts in enumerate(captions):
-        for column, text in enumerate(texts):
-            encoded[row, column, : len(text)] = torch.tensor(text)
-            lengths[row, column] = len(text)
-    return encoded, lengths

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from capt.device import AUTO, choose_runtime
 from capt.encoder_file import weights_digest
-from capt.errors import CaptError, ImageError, InputError, OutputError
+from capt.errors import ImageError, InputError, OutputError
 from capt.files import cache_folder, write_whole
 from capt.images import Preprocessing, open_image, to_array
-from capt.inference import encode, quicken
+from capt.inference import encode, quicken_if_known
 from capt.lanes import Lanes
 from capt.model import Captioner
 from jobs.training.dataset import CaptionedImages
@@ -131,10 +131,7 @@ class _Quick:
     def __init__(self, captioner: Captioner, size: int) -> None:
         device = captioner.mean.device
         self._captioner = copy.deepcopy(captioner).eval()
-        try:
-            quicken(self._captioner, size=size, runtime=choose_runtime(AUTO, device, captioner.precision))
-        except CaptError:  # a network that OpenVINO does not know
-            quicken(self._captioner)
+        quicken_if_known(self._captioner, size=size, runtime=choose_runtime(AUTO, device, captioner.precision))
         self._lanes = Lanes(torch.get_num_threads() if device.type == "cpu" else 1)
 
     def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float16]:

@@ -103,8 +103,12 @@ def soften(  # noqa: PLR0913 - what is read, what it is for, what it is judged b
         f"The words of a caption cost {facts['loss']:.1f} nats given the other captions of its image, "
         f"{facts['loss_by_frequency']:.1f} by their frequencies alone; learned from captions of {len(several):,} images."
     )
-    chances = _chances(network, [reader.read(captions) for captions in learning])
-    return SoftTargets(targets=expected_targets(chances, [len(captions) for captions in learning]), facts=facts)
+    targets = np.empty((len(learning), len(words)), np.float16)
+    for chosen in _batches(np.arange(len(learning))):  # a matrix of these in float32 takes half a gigabyte of Flickr30k
+        captions = [learning[number] for number in chosen]
+        chances = _chances(network, [reader.read(each) for each in captions])
+        targets[chosen] = expected_targets(chances, [len(each) for each in captions])
+    return SoftTargets(targets=targets, facts=facts)
 
 
 def expected_targets(chances: NDArray[np.float32], captions: Sequence[int]) -> NDArray[np.float16]:

@@ -307,8 +307,10 @@ def mixed_targets(certain: NDArray[np.float32], seeing: Seeing) -> NDArray[np.fl
     """
     if seeing.soft is None:
         return certain.astype(np.float16)
-    share = seeing.options.softness
-    return ((1 - share) * certain + share * seeing.soft.astype(np.float32)).astype(np.float16)
+    share, mixed = seeing.options.softness, np.empty(certain.shape, np.float16)
+    for target, counted, soft in zip(mixed, certain, seeing.soft, strict=True):  # row by row: they are large matrices
+        target[:] = (1 - share) * counted + share * soft.astype(np.float32)
+    return mixed
 
 
 def _look_once(run: Training, task: _Task, which: tuple[str, int], listener: Listener) -> float:
