@@ -1,6 +1,7 @@
 """`capt-batch train`, `vectors` and `info` as a user starts them."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -368,6 +369,7 @@ def test_words_are_seen_first(given: Path, tmp_path: Path, start: Start) -> None
     assert card | {"words": 1, "epochs": 1, "blocks": 6, "batch_size": 10, "learning_rate": 3e-4, "softness": 0.5} == card
     assert [point["epoch"] for point in card["curve"]] == [1]
     assert card["soft_words"]["images"] > 0
+    assert 0 < card["soft_words"]["loss"] < math.inf
     learned, begun = load_file(tmp_path / "run" / "encoder.safetensors"), load_file(given / "lite0.safetensors")
     assert not torch.equal(learned["conv_head.weight"], begun["conv_head.weight"])
     own = checkpoint.captioner.encoder.network.state_dict()
@@ -386,6 +388,20 @@ def test_words_are_seen_first(given: Path, tmp_path: Path, start: Start) -> None
     assert ended.code == 0, ended.err
     taken = load_checkpoint(tmp_path / "other" / "best.safetensors").captioner.encoder.network.state_dict()
     assert all(torch.equal(value, taken[name]) for name, value in own.items())
+
+
+def test_text_of_single_captions_softens_nothing(given: Path, tmp_path: Path, start: Start) -> None:
+    """Where no image has two captions, --words-softness is refused, also by a dry run, before an image is opened."""
+    photos = pq.read_table(given / "manifests" / "all.parquet").to_pylist()
+    rows = [{**photo, "image": {"bytes": b"no image", "path": ""}, "caption": photo["caption"][:1]} for photo in photos]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "one.parquet")
+    (tmp_path / "one.token").write_text("1.jpg#0\ta man rides a horse\n2.jpg#0\ta wave\n")
+    command, _, *options = _arguments(given, tmp_path / "run", "--text", tmp_path / "one.token")
+    for more in ((), ("--dry-run",)):
+        ended = start(command, tmp_path / "one.parquet", *options, "--words-epochs", 1, "--words-softness", 0.5, *more)
+        assert ended.code == 2
+        assert "no image of --text or of the training images has two" in " ".join(ended.err.split())
+    assert not list((tmp_path / "run").glob("*"))
 
 
 def test_the_decoder_reads_which_words_are_detected(given: Path, tmp_path: Path, start: Start) -> None:

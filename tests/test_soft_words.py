@@ -1,5 +1,6 @@
 """Soft words: what text tells of words that nobody wrote about an image."""
 
+import json
 import math
 from itertools import product
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from capt.errors import InputError
 from jobs.training.caption_words import word_targets
-from jobs.training.soft_words import SoftTargets, expected_targets, soften
+from jobs.training.soft_words import SoftTargets, check_texts, expected_targets, soften
 from jobs.training.texts import Texts
 
 WORDS = ("horse", "saddle", "sea", "wave")
@@ -81,6 +83,7 @@ def test_images_to_choose_by_are_only_measured_by() -> None:
     facts = softened.facts
     assert facts["images"] == GROUPS
     assert facts["loss"] < facts["loss_by_frequency"]
+    assert f"{GROUPS} images told which words go together" in sentence
     assert f"{facts['loss']:.1f} nats given the other captions" in sentence
     likely = [sum(word in text.split() for text in _texts().captions) / (4 * GROUPS) for word in WORDS]
     present = [(1, 1, 0, 0), (0, 0, 1, 0)]
@@ -89,7 +92,16 @@ def test_images_to_choose_by_are_only_measured_by() -> None:
 
 
 def test_nothing_to_measure_by_is_no_number() -> None:
-    """Without two captions of a validation image there is no cost to tell, and the targets are the same."""
-    softened, _ = _soften(validation=((), ("alone",)))
-    assert math.isnan(softened.facts["loss"])
+    """Without two captions of a validation image no cost is told, null is kept, and the targets are the same."""
+    softened, (sentence,) = _soften(validation=((), ("alone",)))
+    assert json.loads(json.dumps(softened.facts, allow_nan=False)) == {"images": GROUPS, "loss": None, "loss_by_frequency": None}
+    assert "how well is not known" in sentence
     np.testing.assert_array_equal(softened.targets, _soften()[0].targets)
+
+
+def test_text_must_tell_of_an_image_twice() -> None:
+    """One image with two captions is enough to begin with; captions that are each of another image tell of no pair of words."""
+    captions = ("a horse", "a sea", "a wave")
+    check_texts(Texts(captions=captions, images=(0, 1, 1), excluded=0, held_back=0))
+    with pytest.raises(InputError, match="no image of --text or of the training images has two; give text that has them"):
+        check_texts(Texts(captions=captions, images=(0, 1, 2), excluded=0, held_back=0))

@@ -97,6 +97,11 @@ def _seeing(*, images: str = "", **changes: Any) -> Seeing:  # noqa: ANN401 - an
     return Seeing(learning=learning, validation=validation, words=find_words(CAPTIONS), options=options, images=images)
 
 
+def _texts() -> Texts:
+    captions = tuple(text for texts in CAPTIONS for text in texts)
+    return Texts(captions=captions, images=tuple(number // 2 for number in range(len(captions))), excluded=0, held_back=0)
+
+
 def _run(output: Path, captioner: Captioner | None = None, *, fingerprint: str = "same") -> Training:
     return Training(
         captioner=captioner or _captioner(),
@@ -176,15 +181,17 @@ def test_only_what_shall_learn_does(tmp_path: Path) -> None:
     assert all(torch.equal(value, stored[name]) for name, value in captioner.encoder.network.state_dict().items())
 
 
+@pytest.mark.parametrize("softness", [0.0, 0.5])
 @pytest.mark.parametrize("stop", [("words epoch 1", 2), ("words epoch 3", 1)])
-def test_a_resumed_stage_equals_an_uninterrupted_one(tmp_path: Path, stop: tuple[str, int]) -> None:
-    """Stopped in the middle of an epoch and resumed, the file has the same bytes as that of a run left alone."""
-    expected = _learn(_run(tmp_path / "whole"))
+def test_a_resumed_stage_equals_an_uninterrupted_one(tmp_path: Path, stop: tuple[str, int], softness: float) -> None:
+    """Stopped in the middle of an epoch and resumed, the file has the same bytes as that of a run left alone; softly, too."""
+    seeing = replace(_seeing(softness=softness), texts=_texts())
+    expected = _learn(_run(tmp_path / "whole"), seeing)
     with pytest.raises(KeyboardInterrupt):
-        _learn(_run(tmp_path / "parts"), listener=_Listener(stop))
+        _learn(_run(tmp_path / "parts"), seeing, listener=_Listener(stop))
     torch.manual_seed(99)  # another process has another state of randomness
     listener = _Listener()
-    assert _learn(_run(tmp_path / "parts"), resume=True, listener=listener) == expected
+    assert _learn(_run(tmp_path / "parts"), seeing, resume=True, listener=listener) == expected
     assert listener.heard[0] == (stop[0], 1, 3)
     whole, parts = ((tmp_path / name / "encoder.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
@@ -255,8 +262,7 @@ def test_a_resumed_stage_of_several_detectors_equals_an_uninterrupted_one(tmp_pa
 
 def test_soft_targets_are_learned_in_the_share_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each loss is against (1 − s) · counts + s · what text tells; with s = 0 it is the counts, whatever text there is."""
-    captions = tuple(text for texts in CAPTIONS for text in texts)
-    texts = Texts(captions=captions, images=tuple(number // 2 for number in range(len(captions))), excluded=0, held_back=0)
+    texts = _texts()
     wanted: list[Tensor] = []
     loss = functional.binary_cross_entropy_with_logits
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from capt.errors import InputError
 from capt.vocabulary import tokenize
 from jobs.training.texts import Texts
 
@@ -43,7 +44,7 @@ class SoftTargets:
         targets: How certain each word is about each image, 0 to 1, `(N, W)`; 0 for an image without captions.
         facts: For the model card, as JSON can hold them: of how many `images` captions were read; what the words of another
             caption cost in nats, summed over words, mean over the validation images, given the others (`loss`) and by the
-            words' frequencies alone (`loss_by_frequency`).
+            words' frequencies alone (`loss_by_frequency`); None for both where no validation image has two captions.
     """
 
     targets: NDArray[np.float16]
@@ -59,6 +60,23 @@ class _Told:
 
 
 _Group = list[_Told]  # the captions of an image
+
+
+def check_texts(texts: Texts) -> None:
+    """Refuse text that tells nothing about which words go together.
+
+    Args:
+        texts: What would be learned from.
+
+    Raises:
+        InputError: If no image has two captions.
+    """
+    if not _with_several(texts):
+        message = (
+            "--words-softness learns from images that have several captions, and no image of --text or of the training images "
+            "has two; give text that has them, or leave --words-softness out."
+        )
+        raise InputError(message)
 
 
 def soften(  # noqa: PLR0913 - what is read, what it is for, what it is judged by
@@ -86,10 +104,7 @@ def soften(  # noqa: PLR0913 - what is read, what it is for, what it is judged b
     Returns:
         The targets.
     """
-    groups: dict[int, list[str]] = {}
-    for text, image in zip(texts.captions, texts.images, strict=True):
-        groups.setdefault(image, []).append(text)
-    several = [captions for captions in groups.values() if len(captions) > 1]
+    several = _with_several(texts)
     reader = _Reader(several, words)
     told = [reader.read(captions) for captions in several]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -98,17 +113,32 @@ def soften(  # noqa: PLR0913 - what is read, what it is for, what it is judged b
         network = _Network(reader.words, frequencies)
         _learn(network, told, np.random.default_rng(seed), len(words))
     measured = [reader.read(captions) for captions in validation if len(captions) > 1]
-    facts = {"images": len(several), **_measure(network, measured, frequencies)}
-    say(
-        f"The words of a caption cost {facts['loss']:.1f} nats given the other captions of its image, "
-        f"{facts['loss_by_frequency']:.1f} by their frequencies alone; learned from captions of {len(several):,} images."
-    )
+    given, by_frequency = _measure(network, measured, frequencies) if measured else (None, None)
+    say(_told_of(given, by_frequency, len(several)))
     targets = np.empty((len(learning), len(words)), np.float16)
     for chosen in _batches(np.arange(len(learning))):  # a matrix of these in float32 takes half a gigabyte of Flickr30k
         captions = [learning[number] for number in chosen]
         chances = _chances(network, [reader.read(each) for each in captions])
         targets[chosen] = expected_targets(chances, [len(each) for each in captions])
-    return SoftTargets(targets=targets, facts=facts)
+    return SoftTargets(targets=targets, facts={"images": len(several), "loss": given, "loss_by_frequency": by_frequency})
+
+
+def _with_several(texts: Texts) -> list[list[str]]:
+    """Give the captions of each image that has more than one."""
+    groups: dict[int, list[str]] = {}
+    for text, image in zip(texts.captions, texts.images, strict=True):
+        groups.setdefault(image, []).append(text)
+    return [captions for captions in groups.values() if len(captions) > 1]
+
+
+def _told_of(given: float | None, by_frequency: float | None, images: int) -> str:
+    learned = f"The captions of {images:,} images told which words go together"
+    if given is None or by_frequency is None:
+        return f"{learned}; no image to choose by has two captions, so how well is not known."
+    return (
+        f"{learned}: the words of a caption cost {given:.1f} nats given the other captions of its image, "
+        f"{by_frequency:.1f} by their frequencies alone."
+    )
 
 
 def expected_targets(chances: NDArray[np.float32], captions: Sequence[int]) -> NDArray[np.float16]:
@@ -234,13 +264,11 @@ def _chances(network: _Network, groups: Sequence[_Group]) -> NDArray[np.float32]
     return np.concatenate(parts) if parts else np.zeros((0, network.output.out_features), np.float32)
 
 
-def _measure(network: _Network, groups: Sequence[_Group], frequencies: NDArray[np.float32]) -> dict[str, float]:
+def _measure(network: _Network, groups: Sequence[_Group], frequencies: NDArray[np.float32]) -> tuple[float, float]:
     """Give what the words of each group's first caption cost, given the others, and by frequency alone."""
-    if not groups:
-        return {"loss": float("nan"), "loss_by_frequency": float("nan")}
     present = _present([group[0] for group in groups], len(frequencies)).numpy()
     given = _chances(network, [group[1:] for group in groups])
-    return {"loss": _cost(present, given), "loss_by_frequency": _cost(present, np.broadcast_to(frequencies, present.shape))}
+    return _cost(present, given), _cost(present, np.broadcast_to(frequencies, present.shape))
 
 
 def _cost(present: NDArray[np.float32], chances: NDArray[np.float32]) -> float:

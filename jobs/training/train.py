@@ -39,6 +39,7 @@ from jobs.training.language_model import Reading, learn_language, text_facts
 from jobs.training.loop import EncodedSplit, Epoch, Listener, Training, detect, train
 from jobs.training.options import TextOptions, TrainingOptions, WordsOptions
 from jobs.training.self_critical import SelfCritical
+from jobs.training.soft_words import check_texts
 from jobs.training.texts import TextPlan, Texts, read_texts
 from jobs.training.word_detection import Seeing, learn_words, learning_blocks
 
@@ -203,8 +204,7 @@ def check_training(plan: TrainingPlan) -> Needs:
     """
     _check_plan(plan)
     learning, validating, split = _read_data(plan.data)
-    if plan.text:
-        read_texts(plan.text, learning, validating)
+    _told_texts(plan, learning, validating)
     _given_detection(plan, learning.subset(plan.data.limit) if plan.data.limit else learning)
     encoder, size = _encoder(plan.network)
     if plan.words.epochs:
@@ -238,7 +238,7 @@ def run_training(plan: TrainingPlan, listener: Listener, say: Say) -> list[Epoch
     _check_plan(plan)
     _check_output(plan)
     learning, validating, split = _read_data(plan.data)
-    texts = _read_texts(plan.text, learning, validating, say)  # before the limit: no image to choose by is ever read of
+    texts = _read_texts(plan, learning, validating, say)  # before the limit: no image to choose by is ever read of
     if plan.data.limit:
         learning, validating = learning.subset(plan.data.limit), validating.subset(plan.data.limit)
     say(f"{len(learning):,} images to learn from, {len(validating):,} to choose by ({split}).")
@@ -363,10 +363,20 @@ def _read_data(data: DataPlan) -> tuple[CaptionedImages, CaptionedImages, str]:
     return learning, validating, split
 
 
-def _read_texts(plan: TextPlan | None, learning: CaptionedImages, validating: CaptionedImages, say: Say) -> Texts | None:
-    if plan is None:
+def _told_texts(plan: TrainingPlan, learning: CaptionedImages, validating: CaptionedImages) -> Texts | None:
+    """Read the text, where there is some, and refuse what nothing can be learned from."""
+    if plan.text is None:
         return None
-    texts = read_texts(plan, learning, validating)
+    texts = read_texts(plan.text, learning, validating)
+    if plan.words.softness:
+        check_texts(texts)
+    return texts
+
+
+def _read_texts(plan: TrainingPlan, learning: CaptionedImages, validating: CaptionedImages, say: Say) -> Texts | None:
+    texts = _told_texts(plan, learning, validating)
+    if texts is None:
+        return None
     left_out = f"{texts.excluded:,} images left out, and {texts.held_back:,} because they are those to choose by"
     say(f"{len(texts.captions):,} captions to read first ({left_out}).")
     return texts
