@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from operator import getitem
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from capt.errors import InputError
@@ -168,53 +170,62 @@ def greedy_search(
     state = decoder.begin(memory, 1)
     words = encoder_out.new_full((images, 1), Vocabulary.start, dtype=torch.long)
     written = words.new_empty((images, 1, 0))
-    log_prob = encoder_out.new_zeros(images)
-    active = torch.arange(images, device=encoder_out.device)
-    looked: list[list[Tensor]] = [[] for _ in range(images)]
+    looked = encoder_out.new_empty((images, 1, 0, cells)) if with_alphas else None
+    told, log_prob = np.empty((images, 0), np.int32), np.zeros(images, np.float32)
+    active = np.arange(images)
     found: list[Hypothesis | None] = [None] * images
     for position in range(options.max_length + 1):
         log_probs, state, alpha = _next_words(decoder, (memory, state), words, written, options)
         best, words = log_probs[:, 0].max(-1, keepdim=True)  # (M, 1)
-        log_prob = log_prob + best[:, 0]
-        ended = words[:, 0] == Vocabulary.end
-        for row in ended.nonzero()[:, 0].tolist():
-            image = int(active[row])
-            alphas = torch.stack(looked[image]) if with_alphas and looked[image] else _no_alphas(cells, with_alphas=with_alphas)
-            found[image] = Hypothesis(
-                indices=tuple(written[row, 0].tolist()), log_prob=float(log_prob[row]), num_tokens=position + 1, alphas=alphas
+        costs, chosen = _fetch(best, words)
+        log_prob += costs[:, 0]
+        ended = chosen[:, 0] == Vocabulary.end
+        seen = _fetch_alphas(looked, ended.nonzero()[0])
+        for row, alphas in zip(ended.nonzero()[0], seen, strict=True):
+            found[active[row]] = Hypothesis(
+                indices=tuple(told[row].tolist()),
+                log_prob=float(log_prob[row]),
+                num_tokens=position + 1,
+                alphas=None if alphas is None else alphas[0],
             )
-        open_rows = (~ended).nonzero()[:, 0]
-        if len(open_rows) == 0:
+        if ended.all():
             break
-        written = torch.cat([written, words.unsqueeze(1)], -1)
-        if with_alphas:
-            for row in open_rows.tolist():
-                looked[int(active[row])].append(alpha[row, 0].cpu())
-        if len(open_rows) < len(active):
-            active, memory, state = active[open_rows], memory.select(open_rows), state.each(getitem, open_rows)
-            words, written, log_prob = words[open_rows], written[open_rows], log_prob[open_rows]
+        written, told = torch.cat([written, words.unsqueeze(1)], -1), np.concatenate([told, chosen], -1)
+        looked = None if looked is None else torch.cat([looked, alpha.unsqueeze(2)], 2)
+        if ended.any():
+            active, told, log_prob = active[~ended], told[~ended], log_prob[~ended]
+            rows = torch.from_numpy((~ended).nonzero()[0]).to(written.device)
+            memory, state = memory.select(rows), state.each(getitem, rows)
+            words, written, looked = words[rows], written[rows], None if looked is None else looked[rows]
     return [hypothesis for hypothesis in found if hypothesis is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Beams:
-    """The open captions of the images still searched; the last axis of `written` and `looked` before P is the words so far."""
+    """The open captions of the images still searched; the last axis of `written` and `looked` before P is the words so far.
 
-    images: list[int]  # M, which image each row is
+    What is here twice is on the device for the next step and in arrays for what is decided, so that nothing is asked for twice.
+    """
+
+    images: NDArray[np.int64]  # M, which image each row is
     memory: Any  # of the predictor
     state: Any  # of M images and K captions
     log_prob: Tensor  # (M, K), −inf where there is no beam
+    costs: NDArray[np.float32]  # the same
     written: Tensor  # (M, K, T)
+    told: NDArray[np.int32]  # the same
     looked: Tensor | None  # (M, K, T, P)
 
-    def select(self, rows: list[int]) -> "_Beams":
-        index = torch.tensor(rows, device=self.log_prob.device)
+    def select(self, rows: NDArray[np.int64]) -> "_Beams":
+        index = torch.from_numpy(rows).to(self.log_prob.device)
         return _Beams(
-            images=[self.images[row] for row in rows],
+            images=self.images[rows],
             memory=self.memory.select(index),
             state=self.state.each(getitem, index),
             log_prob=self.log_prob[index],
+            costs=self.costs[rows],
             written=self.written[index],
+            told=self.told[rows],
             looked=None if self.looked is None else self.looked[index],
         )
 
@@ -242,22 +253,24 @@ def beam_search(
     """
     images, beam_size = encoder_out.shape[0], options.beam_size
     finished: list[list[Hypothesis]] = [[] for _ in range(images)]
-    first = encoder_out.new_full((images, beam_size), -math.inf)
+    first = np.full((images, beam_size), -np.inf, np.float32)
     first[:, 0] = 0.0
     cells = encoder_out.shape[1]
     memory = decoder.remember(encoder_out)
     beams = _Beams(
-        images=list(range(images)),
+        images=np.arange(images),
         memory=memory,
         state=decoder.begin(memory, beam_size),
-        log_prob=first,
+        log_prob=torch.from_numpy(first).to(encoder_out.device),
+        costs=first,
         written=encoder_out.new_empty((images, beam_size, 0), dtype=torch.long),
+        told=np.empty((images, beam_size, 0), np.int32),
         looked=encoder_out.new_empty((images, beam_size, 0, cells)) if with_alphas else None,
     )
     for _ in range(options.max_length + 1):
         beams = _advance(decoder, beams, options, finished)
         going = _can_still_win(beams, finished, options)
-        if not going:
+        if len(going) == 0:
             break
         if len(going) < len(beams.images):
             beams = beams.select(going)
@@ -273,45 +286,63 @@ def _advance(decoder: Predictor, beams: _Beams, options: DecodingOptions, finish
     vocab_size = log_probs.shape[-1]
     totals = (beams.log_prob.unsqueeze(-1) + log_probs).flatten(1)  # (M, K·V)
     best, flat = totals.topk(min(2 * beam_size, totals.shape[1]), -1)  # ended ones are at most K of these
-    origin, word = flat // vocab_size, flat % vocab_size
-    ends = word == Vocabulary.end
-    for row, column in (ends & best.isfinite()).nonzero().tolist():
-        beam = int(origin[row, column])
-        hypothesis = Hypothesis(
-            indices=tuple(beams.written[row, beam].tolist()),
-            log_prob=float(best[row, column]),
-            num_tokens=length + 1,
-            alphas=None if beams.looked is None else beams.looked[row, beam].cpu(),
-        )
+    log_prob, kept = best.masked_fill(flat % vocab_size == Vocabulary.end, -math.inf).topk(beam_size, -1)  # the best that go on
+    going = flat.gather(1, kept)  # (M, K)
+    origin, word = going // vocab_size, going % vocab_size
+    scores, candidates, costs, chosen = _fetch(best, flat, log_prob, going)
+    ends = (candidates % vocab_size == Vocabulary.end) & np.isfinite(scores)
+    rows, columns = ends.nonzero()
+    ended = candidates[rows, columns] // vocab_size
+    seen = _fetch_alphas(beams.looked, rows, ended)
+    for row, beam, score, alphas in zip(rows, ended, scores[rows, columns], seen, strict=True):
+        indices = tuple(beams.told[row, beam].tolist())
+        hypothesis = Hypothesis(indices=indices, log_prob=float(score), num_tokens=length + 1, alphas=alphas)
         finished[beams.images[row]].append(hypothesis)
-    best = best.masked_fill(ends, -math.inf)
-    log_prob, kept = best.topk(beam_size, -1)  # (M, K) the best that go on
-    origin, word = origin.gather(1, kept), word.gather(1, kept)
+    told = np.take_along_axis(beams.told, (chosen // vocab_size)[..., None], 1)
     return _Beams(
         images=beams.images,
         memory=beams.memory,
         state=state.each(_reorder, origin),
         log_prob=log_prob,
+        costs=costs,
         written=torch.cat([_reorder(beams.written, origin), word.unsqueeze(-1)], -1),
+        told=np.concatenate([told, (chosen % vocab_size)[..., None]], -1),
         looked=None if beams.looked is None else _reorder(torch.cat([beams.looked, alpha.unsqueeze(2)], 2), origin),
     )
 
 
-def _can_still_win(beams: _Beams, finished: list[list[Hypothesis]], options: DecodingOptions) -> list[int]:
+def _fetch(*values: Tensor) -> list[NDArray[Any]]:
+    """Bring what a step decided, float32 and indices, (M, X) each, from the device: all at once, because each time is a wait."""
+    packed = [each.contiguous().view(torch.int32) if each.is_floating_point() else each.int() for each in values]
+    fetched = torch.cat(packed, -1).cpu().numpy()
+    parts = np.split(fetched, np.cumsum([each.shape[-1] for each in values])[:-1], axis=-1)
+    pairs = zip(parts, values, strict=True)
+    return [np.ascontiguousarray(part).view(np.float32) if each.is_floating_point() else part for part, each in pairs]
+
+
+def _fetch_alphas(looked: Tensor | None, *places: NDArray[np.integer[Any]]) -> list[Tensor | None]:
+    """Bring where the network looked, for the captions that ended, from the device; None for each where it was not kept."""
+    if looked is None or len(places[0]) == 0:
+        return [None] * len(places[0])
+    index = tuple(torch.from_numpy(each.astype(np.int64)).to(looked.device) for each in places)
+    return list(looked[index].cpu())
+
+
+def _can_still_win(beams: _Beams, finished: list[list[Hypothesis]], options: DecodingOptions) -> NDArray[np.int64]:
     """Name the rows where an open beam may yet beat the worst caption that would be returned.
 
     An open beam is taken for what it would be worth after one more word at no cost: further words cost more than the greater
     length is worth. (That is so in practice, not in theory: benchmarks/RESULTS.md tells how often it changes a caption.)
     """
     ending = beams.written.shape[-1] + 2  # tokens of a caption that ends after one more word
-    bounds = (beams.log_prob.max(-1).values / length_normaliser(ending, options.length_penalty)).tolist()
+    bounds = (beams.costs.max(-1) / length_normaliser(ending, options.length_penalty)).tolist()
     wanted = options.alternatives + 1
     going = []
     for row, (image, bound) in enumerate(zip(beams.images, bounds, strict=True)):
         scores = sorted((_score(hypothesis, options) for hypothesis in finished[image]), reverse=True)
         if bound > -math.inf and (len(scores) < wanted or bound > scores[wanted - 1]):
             going.append(row)
-    return going
+    return np.array(going, np.int64)
 
 
 def _score(hypothesis: Hypothesis, options: DecodingOptions) -> float:
@@ -333,7 +364,8 @@ def _next_words(
     memory, before = reading
     log_probs, state, alpha = decoder.predict(memory, previous, before)
     length = written.shape[-1]
-    log_probs[..., list(FORBIDDEN)] = -math.inf
+    for word in FORBIDDEN:
+        log_probs[..., word] = -math.inf
     ending = log_probs[..., Vocabulary.end].clone()
     if length < options.min_length:
         log_probs[..., Vocabulary.end] = -math.inf
@@ -362,10 +394,6 @@ def _reorder(values: Tensor, origin: Tensor) -> Tensor:
     """Give each beam (M, K, …) what belongs to the beam it came from (M, K)."""
     index = origin.reshape(*origin.shape, *(1,) * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
     return values.gather(1, index)
-
-
-def _no_alphas(cells: int, *, with_alphas: bool) -> Tensor | None:
-    return torch.empty(0, cells) if with_alphas else None
 
 
 class Drawn(NamedTuple):

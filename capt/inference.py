@@ -36,8 +36,9 @@ def encode(captioner: "Captioner | Ensemble", images: Tensor) -> Tensor:
     Returns:
         `(N, P, D)` float32.
     """
-    if next(captioner.buffers()).device.type != "cpu":
-        return captioner.encode(images)
+    device = next(captioner.buffers()).device.type
+    if device != "cpu":
+        return captioner.encode(images.pin_memory() if device == "cuda" else images)  # pinned, it is copied while others compute
     return torch.cat([captioner.encode(some) for some in images.split(ENCODED_AT_ONCE)])
 
 

@@ -30,6 +30,7 @@ from jobs.progress import Stage, Stages
 from jobs.source import ReferenceBook
 
 _BRIGHTEST = 255
+_ON_A_DEVICE = 2  # batches in work, so that it has one to encode while what a step of the other decided is on its way
 _NO_MEMORY = re.compile("not enough memory|allocate memory|bad_alloc")  # what torch says where it raises no kind of its own
 
 
@@ -88,7 +89,8 @@ class TorchNetwork:
         self.runtime = choose_runtime(options.runtime, self.device, self.precision)
         self._quicken(options, quantised)
         self._decoding, self._with_attention, self._stages = decoding, options.attention, stages
-        self.batches_at_once = self.lanes.batches_at_once(options.batch_size)
+        of_lanes = self.lanes.batches_at_once(options.batch_size)
+        self.batches_at_once = of_lanes if self.device.type == "cpu" else _ON_A_DEVICE
 
     @property
     def versions(self) -> dict[str, str]:

@@ -4,10 +4,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from capt.decoding import DecodingOptions, Drawn, Hypothesis, decode, length_normaliser, reference_nll, sample_captions
 from capt.encoder import EncoderConfig
@@ -312,6 +314,49 @@ def test_finished_images_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sizes[0] == 30
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < 30
+
+
+class _Questions(TorchFunctionMode):
+    """Counts what makes a processor wait for a device: values that Python asks for, and shapes that depend on values."""
+
+    NAMES = frozenset({"item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
+    SHAPES = frozenset({"nonzero", "masked_select", "unique", "argwhere", "repeat_interleave"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        name = func.__name__
+        indices = args[1] if name in {"__getitem__", "__setitem__"} else ()
+        masks = [
+            each for each in (indices if isinstance(indices, tuple) else (indices,)) if getattr(each, "dtype", None) == torch.bool
+        ]
+        if name in self.NAMES | self.SHAPES or masks:
+            self.asked.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("with_alphas", [False, True])
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_device_is_asked_once_a_step(monkeypatch: pytest.MonkeyPatch, beam_size: int, with_alphas: bool) -> None:  # noqa: FBT001
+    """However many captions end: what a step decided comes in one piece, in a second one where those that ended looked."""
+    monkeypatch.setattr("capt.attention._has_cache", lambda _: False)  # as on a device
+    decoder, steps = _decoder(seed=5, spread=2.0), 0
+    predict = decoder.predict
+
+    def counted(*arguments: Any) -> Any:  # noqa: ANN401 - as Decoder.predict
+        nonlocal steps
+        steps += 1
+        return predict(*arguments)
+
+    monkeypatch.setattr(decoder, "predict", counted)
+    with _Questions() as questions:
+        found = decode(decoder, _grid(30), DecodingOptions(beam_size=beam_size, max_length=12), with_alphas=with_alphas)
+    assert len({hypothesis.num_tokens for hypothesis in found}) > 2
+    fetched = [name for name in questions.asked if name == "cpu"]
+    assert steps <= len(fetched) <= (2 if with_alphas else 1) * steps
+    assert [name for name in questions.asked if name != "cpu"] == ["numpy"] * steps  # of what was fetched
 
 
 def test_no_images_give_no_captions() -> None:
