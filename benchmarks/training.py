@@ -7,6 +7,8 @@ Flickr8k (11.8 words) whose words are as unevenly frequent (Zipf), it prints
     plain loop  the same as many write it: every caption a row with a copy of its image's map, tanh over all of it at every step
     words       a step in which the encoder's last blocks learn words, 32 images: varied, forward, backward, update
     bare        forward and backward of the same encoder alone
+    tuning      a step in which decoder and the encoder's last blocks learn together (`--fine-tune-blocks`), 24 images
+    apart       forward and backward of that encoder alone, and a step of the decoder, one after the other
     cache       images/s that the feature cache takes in: decoded, resized, encoded, written
     encoder     images/s of the same encoder alone in torch, 32 at a time, all cores on each operation
 
@@ -43,6 +45,7 @@ from jobs.training.word_detection import Seeing, learn_words
 IMAGES, CAPTIONS, EPOCH = 24, 5, 29_000  # of a step, of an image, of an epoch
 LENGTH_SHAPE, LENGTH_SCALE = 8.5, 1.27  # of a gamma distribution; one word more
 WORDS_IMAGES = 32
+BLOCKS = 6  # of the encoder, that learn
 
 
 class Clock:
@@ -83,12 +86,13 @@ def write_captions(words: Sequence[str], images: int) -> list[list[str]]:
     return [[" ".join(random.choice(words, length, p=share / share.sum())) for length in each] for each in lengths]
 
 
-def prepare(checkpoint: Checkpoint, folder: Path) -> Training:
+def prepare(checkpoint: Checkpoint, folder: Path, blocks: int = 0) -> Training:
     """Make a training of a checkpoint's network.
 
     Args:
         checkpoint: Whose.
         folder: For its files.
+        blocks: Of the encoder, that learn with the decoder.
 
     Returns:
         The training, of one epoch.
@@ -97,7 +101,7 @@ def prepare(checkpoint: Checkpoint, folder: Path) -> Training:
         captioner=checkpoint.captioner.float().train(),
         vocabulary=checkpoint.vocabulary,
         preprocessing=checkpoint.preprocessing,
-        options=TrainingOptions(epochs=1, batch_size=IMAGES),
+        options=TrainingOptions(epochs=1, batch_size=IMAGES, fine_tune_blocks=blocks),
         output=folder,
         card={"name": "a measurement"},
         fingerprint="",
@@ -208,16 +212,40 @@ def encoders(rounds: int, steps: int) -> tuple[float, float]:
         words = checkpoint.vocabulary.words[100:1100]
         split = EncodedSplit(images=pixels, captions=write_captions(words, len(pixels)))
         few = EncodedSplit(images=pixels[:2], captions=split.captions[:2])
-        options = WordsOptions(epochs=1, batch_size=WORDS_IMAGES)
+        options = WordsOptions(epochs=1, batch_size=WORDS_IMAGES, blocks=BLOCKS)
         with tempfile.TemporaryDirectory() as folder:
             run = prepare(checkpoint, Path(folder))
             learn_words(run, Seeing(learning=split, validation=few, words=words, options=options), clock, resume=False)
         encoder = run.captioner.encoder
-        for module in encoder.last_blocks(6).modules():
+        for module in encoder.last_blocks(BLOCKS).modules():
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(not (isinstance(module, nn.Conv2d) and module.groups > 1))
-        images = torch.randn(WORDS_IMAGES, 3, size, size).contiguous(memory_format=torch.channels_last)
-        bare += [_timed(partial(_there_and_back, encoder, images)) for _ in range(steps)]
+        bare += [_there_and_back(encoder, WORDS_IMAGES, size) for _ in range(steps)]
+    return statistics.median(clock.seconds), statistics.median(bare)
+
+
+def fine_tuning(rounds: int, steps: int) -> tuple[float, float]:
+    """Measure decoder and encoder that learn together.
+
+    Args:
+        rounds: How many.
+        steps: Of each, for each line.
+
+    Returns:
+        Seconds of a step of the job, and of forward and backward of the encoder alone.
+    """
+    clock, bare = Clock(), []
+    for _ in range(rounds):
+        checkpoint = load_checkpoint()
+        size = checkpoint.preprocessing.size
+        pixels = np.random.default_rng(0).integers(0, 256, (steps * IMAGES, size, size, 3), np.uint8)
+        split = EncodedSplit(images=pixels, captions=write_captions(checkpoint.vocabulary.words[4:], len(pixels)))
+        few = EncodedSplit(images=pixels[:2], captions=split.captions[:2])
+        with tempfile.TemporaryDirectory() as folder:
+            run = prepare(checkpoint, Path(folder), BLOCKS)
+            train(run, CrossEntropy(run, split), few, clock, resume=False)
+        run.captioner.encoder.last_blocks(BLOCKS).requires_grad_(True)  # noqa: FBT003 - torch's own signature
+        bare += [_there_and_back(run.captioner.encoder, IMAGES, size) for _ in range(steps)]
     return statistics.median(clock.seconds), statistics.median(bare)
 
 
@@ -248,9 +276,10 @@ def caches(rounds: int, images: int) -> tuple[float, float]:
     return statistics.median(cached), statistics.median(encoded)
 
 
-def _there_and_back(encoder: Encoder, images: Tensor) -> None:
+def _there_and_back(encoder: Encoder, images: int, size: int) -> float:
     encoder.zero_grad(set_to_none=True)
-    encoder(images).mean().backward()
+    pixels = torch.randn(images, 3, size, size).contiguous(memory_format=torch.channels_last)
+    return _timed(lambda: encoder(pixels).mean().backward())
 
 
 def _cache(checkpoint: Checkpoint, dataset: CaptionedImages, folder: Path) -> NDArray[np.float16]:
@@ -273,12 +302,14 @@ def main() -> None:
     rounds, steps, images = (1, 4, 16) if parser.parse_args().quick else (3, 12, 256)
     keep_freed_memory()
     print(f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, float32, torch {torch.__version__}")
-    ours, theirs = decoders(rounds, steps)
+    decoder, theirs = decoders(rounds, steps)
     epoch = EPOCH / (IMAGES * CAPTIONS)
-    print(f"decoder {ours:>6.2f} s  plain loop {theirs:>6.2f} s  {ours / theirs:.2f} ×")
-    print(f"an epoch of 29,000 captions: {ours * epoch:.0f} s and {theirs * epoch:.0f} s")
+    print(f"decoder {decoder:>6.2f} s  plain loop {theirs:>6.2f} s  {decoder / theirs:.2f} ×")
+    print(f"an epoch of 29,000 captions: {decoder * epoch:.0f} s and {theirs * epoch:.0f} s")
     ours, theirs = encoders(rounds, max(steps // 2, 4))
     print(f"words   {ours:>6.2f} s  bare       {theirs:>6.2f} s  {ours / theirs:.2f} ×")
+    ours, theirs = fine_tuning(rounds, max(steps // 2, 4))
+    print(f"tuning  {ours:>6.2f} s  apart      {theirs + decoder:>6.2f} s  {ours / (theirs + decoder):.2f} ×")
     cached, encoded = caches(rounds, images)
     print(f"cache   {cached:>6.1f} images/s  encoder {encoded:>6.1f} images/s  {cached / encoded:.2f} ×")
 
