@@ -251,21 +251,19 @@ def beam_search(
         Xu et al. 2015 (Show, Attend and Tell); length penalty of Wu et al. 2016; when to stop as in Wolf et al. 2020
         (Transformers, `early_stopping=False`).
     """
-    images, beam_size = encoder_out.shape[0], options.beam_size
+    images, cells = encoder_out.shape[:2]
     finished: list[list[Hypothesis]] = [[] for _ in range(images)]
-    first = np.full((images, beam_size), -np.inf, np.float32)
-    first[:, 0] = 0.0
-    cells = encoder_out.shape[1]
+    first = np.zeros((images, 1), np.float32)
     memory = decoder.remember(encoder_out)
     beams = _Beams(
         images=np.arange(images),
         memory=memory,
-        state=decoder.begin(memory, beam_size),
+        state=decoder.begin(memory, 1),
         log_prob=torch.from_numpy(first).to(encoder_out.device),
         costs=first,
-        written=encoder_out.new_empty((images, beam_size, 0), dtype=torch.long),
-        told=np.empty((images, beam_size, 0), np.int32),
-        looked=encoder_out.new_empty((images, beam_size, 0, cells)) if with_alphas else None,
+        written=encoder_out.new_empty((images, 1, 0), dtype=torch.long),
+        told=np.empty((images, 1, 0), np.int32),
+        looked=encoder_out.new_empty((images, 1, 0, cells)) if with_alphas else None,
     )
     for _ in range(options.max_length + 1):
         beams = _advance(decoder, beams, options, finished)
@@ -278,7 +276,7 @@ def beam_search(
 
 
 def _advance(decoder: Predictor, beams: _Beams, options: DecodingOptions, finished: list[list[Hypothesis]]) -> _Beams:
-    """Write one more word in every beam; captions that end are put among the finished."""
+    """Write one more word in every beam, of which the first step makes several; captions that end are put among the finished."""
     beam_size, length = options.beam_size, beams.written.shape[-1]
     start = beams.written.new_full((*beams.log_prob.shape, 1), Vocabulary.start)
     previous = torch.cat([start, beams.written], -1)[..., -1]  # (M, K)
@@ -286,8 +284,8 @@ def _advance(decoder: Predictor, beams: _Beams, options: DecodingOptions, finish
     vocab_size = log_probs.shape[-1]
     totals = (beams.log_prob.unsqueeze(-1) + log_probs).flatten(1)  # (M, K·V)
     best, flat = totals.topk(min(2 * beam_size, totals.shape[1]), -1)  # ended ones are at most K of these
-    log_prob, kept = best.masked_fill(flat % vocab_size == Vocabulary.end, -math.inf).topk(beam_size, -1)  # the best that go on
-    going = flat.gather(1, kept)  # (M, K)
+    log_prob, kept = best.masked_fill(flat % vocab_size == Vocabulary.end, -math.inf).topk(min(beam_size, best.shape[1]), -1)
+    going = flat.gather(1, kept)  # (M, K) the best that go on
     origin, word = going // vocab_size, going % vocab_size
     scores, candidates, costs, chosen = _fetch(best, flat, log_prob, going)
     ends = (candidates % vocab_size == Vocabulary.end) & np.isfinite(scores)
