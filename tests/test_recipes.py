@@ -20,8 +20,8 @@ from capt.checkpoint import load_checkpoint
 from capt.encoder import EncoderConfig, build_encoder
 from jobs.cli import app
 from jobs.training.cli import plan_of
+from jobs.training.plan import TrainingPlan
 from jobs.training.recipes import DECIDED, SCOPES, Request, lay_out, read_recipe, recipe_names, scope_of
-from jobs.training.train import TrainingPlan
 from jobs.training.vectors import VectorPlan
 from tests.running import call
 

@@ -281,8 +281,9 @@ def train(
     from jobs.training.curves import Watcher
     from jobs.training.features import default_cache_folder
     from jobs.training.options import Selection, TextOptions, WordsOptions, stage_options
+    from jobs.training.plan import DataPlan, Machine, NetworkPlan, TrainingPlan
     from jobs.training.texts import TextPlan
-    from jobs.training.train import DataPlan, Machine, NetworkPlan, TrainingPlan, check_training, run_training
+    from jobs.training.train import check_training, run_training
 
     if recipe is not None:
         _follow(context, recipe, Request(source=source, output=output, given=_given(context)))

@@ -15,8 +15,9 @@ from rich.text import Text
 from capt.errors import CheckpointError, InputError, OutputError, at_work
 from capt.files import write_whole
 from jobs.training.curves import Watcher
+from jobs.training.plan import TrainingPlan
 from jobs.training.recipes import Recipe, Step
-from jobs.training.train import Needs, Say, TrainingPlan, check_training, run_training
+from jobs.training.train import Needs, Say, check_training, run_training
 from jobs.training.vectors import VectorPlan, make_vectors
 
 RECORD = "recipe.json"
