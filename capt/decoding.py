@@ -421,40 +421,36 @@ def sample_captions(
     """
     images, device = len(encoder_out), encoder_out.device
     memory = decoder.remember(encoder_out, detected)
-    state = decoder.begin(memory, samples)
-    captions = torch.full((images, samples, max_length + 1), Vocabulary.pad, device=device)
-    captions[..., 0] = Vocabulary.start
-    which = torch.arange(images * samples, device=device).view(images, samples)  # the captions that the rows are
-    words, going = captions[..., 0].clone(), torch.ones_like(which, dtype=torch.bool)
-    read: list[Tensor] = []  # of M captions a step, each (M, E)
+    state = decoder.begin(memory, samples).each(lambda values: values.flatten(0, 1).unsqueeze(0))  # (1, M, …)
+    captions = torch.full((images * samples, max_length + 1), Vocabulary.pad, device=device)
+    captions[:, 0] = Vocabulary.start
+    which = torch.arange(images * samples, device=device)  # (M,) captions that go on
+    words = torch.full_like(which, Vocabulary.start)  # (M,) their last
+    read: list[Tensor] = []  # of each step (M, E)
     tokens: list[Tensor] = []
     owners: list[Tensor] = []
     for position in range(1, max_length + 1):
-        state, _ = decoder.step(memory, decoder.read_words(words), state)
-        context = None if state.context is None else state.context[going]
-        read.append(decoder.read_out(state.h[going], context, memory.added(going)))
+        image = which // samples
+        gates, added = decoder.read_words(words), None
+        if memory.seen is not None:
+            gates, added = gates + memory.seen.gates[image, 0], memory.seen.readout[image, 0]
+        state, _ = decoder.step(memory, gates.unsqueeze(0), state, image.bincount(minlength=images).tolist())
+        read.append(decoder.read_out(state.h[0], None if state.context is None else state.context[0], added))
         with torch.no_grad():
-            drawn = _drawable(decoder, read[-1]).softmax(-1).multinomial(1)[:, 0]  # (M,)
-        tokens.append(drawn)
-        owners.append(which[going])
-        words = torch.full_like(which, Vocabulary.pad).masked_scatter(going, drawn)
-        captions.view(-1, max_length + 1)[owners[-1], position] = drawn
-        going = going & (words != Vocabulary.end)
-        open_captions = going.sum(1)
-        if not open_captions.any():
+            words = _drawable(decoder, read[-1]).softmax(-1).multinomial(1)[:, 0]  # (M,)
+        tokens.append(words)
+        owners.append(which)
+        captions[which, position] = words
+        going = (words != Vocabulary.end).nonzero()[:, 0]
+        if len(going) == 0:
             break
-        rows = open_captions.nonzero()[:, 0]
-        needed = int(open_captions.max())
-        if len(rows) < len(going) or needed < going.shape[1]:
-            order = going[rows].int().sort(dim=1, descending=True, stable=True).indices[:, :needed]
-            words, going, which = (values[rows].gather(1, order) for values in (words, going, which))
-            state = state.each(getitem, rows).each(_reorder, order)
-            memory = memory.select(rows) if len(rows) < len(memory.cells) else memory
+        if len(going) < len(which):
+            which, words, state = which[going], words[going], state.each(torch.index_select, 1, going)
     logits = _drawable(decoder, torch.cat(read))
     losses = torch.nn.functional.cross_entropy(logits, torch.cat(tokens), reduction="none")
     nll = losses.new_zeros(images * samples).index_add(0, torch.cat(owners), losses)
-    lengths = (captions[..., 1:] != Vocabulary.pad).sum(-1)
-    return Drawn(captions, lengths, nll.view(images, samples))
+    lengths = (captions[:, 1:] != Vocabulary.pad).sum(-1)
+    return Drawn(captions.view(images, samples, -1), lengths.view(images, samples), nll.view(images, samples))
 
 
 def _drawable(decoder: Decoder, read: Tensor) -> Tensor:
