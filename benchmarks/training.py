@@ -86,6 +86,22 @@ def write_captions(words: Sequence[str], images: int) -> list[list[str]]:
     return [[" ".join(random.choice(words, length, p=share / share.sum())) for length in each] for each in lengths]
 
 
+def make_pixels(images: int, size: int, words: Sequence[str]) -> tuple[EncodedSplit, EncodedSplit]:
+    """Make images of noise with captions, for an encoder that learns.
+
+    Args:
+        images: How many to learn from.
+        size: Pixels of each side.
+        words: Of the captions, from the most frequent on.
+
+    Returns:
+        The images to learn from, and the first two of them to choose by.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (images, size, size, 3), np.uint8)
+    captions = write_captions(words, images)
+    return EncodedSplit(images=pixels, captions=captions), EncodedSplit(images=pixels[:2], captions=captions[:2])
+
+
 def prepare(checkpoint: Checkpoint, folder: Path, blocks: int = 0) -> Training:
     """Make a training of a checkpoint's network.
 
@@ -207,11 +223,8 @@ def encoders(rounds: int, steps: int) -> tuple[float, float]:
     clock, bare = Clock(), []
     for _ in range(rounds):
         checkpoint = load_checkpoint()
-        size = checkpoint.preprocessing.size
-        pixels = np.random.default_rng(0).integers(0, 256, (steps * WORDS_IMAGES, size, size, 3), np.uint8)
-        words = checkpoint.vocabulary.words[100:1100]
-        split = EncodedSplit(images=pixels, captions=write_captions(words, len(pixels)))
-        few = EncodedSplit(images=pixels[:2], captions=split.captions[:2])
+        size, words = checkpoint.preprocessing.size, checkpoint.vocabulary.words[100:1100]
+        split, few = make_pixels(steps * WORDS_IMAGES, size, words)
         options = WordsOptions(epochs=1, batch_size=WORDS_IMAGES, blocks=BLOCKS)
         with tempfile.TemporaryDirectory() as folder:
             run = prepare(checkpoint, Path(folder))
@@ -238,9 +251,7 @@ def fine_tuning(rounds: int, steps: int) -> tuple[float, float]:
     for _ in range(rounds):
         checkpoint = load_checkpoint()
         size = checkpoint.preprocessing.size
-        pixels = np.random.default_rng(0).integers(0, 256, (steps * IMAGES, size, size, 3), np.uint8)
-        split = EncodedSplit(images=pixels, captions=write_captions(checkpoint.vocabulary.words[4:], len(pixels)))
-        few = EncodedSplit(images=pixels[:2], captions=split.captions[:2])
+        split, few = make_pixels(steps * IMAGES, size, checkpoint.vocabulary.words[4:])
         with tempfile.TemporaryDirectory() as folder:
             run = prepare(checkpoint, Path(folder), BLOCKS)
             train(run, CrossEntropy(run, split), few, clock, resume=False)

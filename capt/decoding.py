@@ -180,8 +180,8 @@ def greedy_search(
         costs, chosen = _fetch(best, words)
         log_prob += costs[:, 0]
         ended = chosen[:, 0] == Vocabulary.end
-        seen = _fetch_alphas(looked, ended.nonzero()[0])
-        for row, alphas in zip(ended.nonzero()[0], seen, strict=True):
+        done = ended.nonzero()[0]
+        for row, alphas in zip(done, _fetch_alphas(looked, done), strict=True):
             found[active[row]] = Hypothesis(
                 indices=tuple(told[row].tolist()),
                 log_prob=float(log_prob[row]),
