@@ -230,6 +230,26 @@ class _Beams:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """The captions of each image that ended, and the scores of the best of them, as many as are returned."""
+
+    finished: list[list[Hypothesis]]  # of N images
+    scores: NDArray[np.float64]  # (N, R), best first, −inf where there is none yet
+
+    @classmethod
+    def none(cls, images: int, options: DecodingOptions) -> "_Found":
+        return cls(finished=[[] for _ in range(images)], scores=np.full((images, options.alternatives + 1), -math.inf))
+
+    def add(self, image: int, hypothesis: Hypothesis, score: float) -> None:
+        self.finished[image].append(hypothesis)
+        self.scores[image] = np.sort(np.append(self.scores[image], score))[:0:-1]
+
+    @property
+    def worst(self) -> NDArray[np.float64]:
+        return self.scores[:, -1]
+
+
 def beam_search(
     decoder: Predictor, encoder_out: Tensor, options: DecodingOptions, *, with_alphas: bool = False
 ) -> list[Hypothesis]:
@@ -252,7 +272,7 @@ def beam_search(
         (Transformers, `early_stopping=False`).
     """
     images, cells = encoder_out.shape[:2]
-    finished: list[list[Hypothesis]] = [[] for _ in range(images)]
+    found = _Found.none(images, options)
     first = np.zeros((images, 1), np.float32)
     memory = decoder.remember(encoder_out)
     beams = _Beams(
@@ -266,16 +286,16 @@ def beam_search(
         looked=encoder_out.new_empty((images, 1, 0, cells)) if with_alphas else None,
     )
     for _ in range(options.max_length + 1):
-        beams = _advance(decoder, beams, options, finished)
-        going = _can_still_win(beams, finished, options)
+        beams = _advance(decoder, beams, options, found)
+        going = _can_still_win(beams, found, options)
         if len(going) == 0:
             break
         if len(going) < len(beams.images):
             beams = beams.select(going)
-    return [_best(hypotheses, options) for hypotheses in finished]
+    return [_best(hypotheses, options) for hypotheses in found.finished]
 
 
-def _advance(decoder: Predictor, beams: _Beams, options: DecodingOptions, finished: list[list[Hypothesis]]) -> _Beams:
+def _advance(decoder: Predictor, beams: _Beams, options: DecodingOptions, found: _Found) -> _Beams:
     """Write one more word in every beam, of which the first step makes several; captions that end are put among the finished."""
     beam_size, length = options.beam_size, beams.written.shape[-1]
     start = beams.written.new_full((*beams.log_prob.shape, 1), Vocabulary.start)
@@ -289,13 +309,14 @@ def _advance(decoder: Predictor, beams: _Beams, options: DecodingOptions, finish
     origin, word = going // vocab_size, going % vocab_size
     scores, candidates, costs, chosen = _fetch(best, flat, log_prob, going)
     ends = (candidates % vocab_size == Vocabulary.end) & np.isfinite(scores)
-    rows, columns = ends.nonzero()
+    worth = scores.astype(np.float64) / length_normaliser(length + 1, options.length_penalty)
+    rows, columns = (ends & (worth > found.worst[beams.images, None])).nonzero()
     ended = candidates[rows, columns] // vocab_size
     seen = _fetch_alphas(beams.looked, rows, ended)
-    for row, beam, score, alphas in zip(rows, ended, scores[rows, columns], seen, strict=True):
+    for row, column, beam, alphas in zip(rows, columns, ended, seen, strict=True):
         indices = tuple(beams.told[row, beam].tolist())
-        hypothesis = Hypothesis(indices=indices, log_prob=float(score), num_tokens=length + 1, alphas=alphas)
-        finished[beams.images[row]].append(hypothesis)
+        hypothesis = Hypothesis(indices=indices, log_prob=float(scores[row, column]), num_tokens=length + 1, alphas=alphas)
+        found.add(beams.images[row], hypothesis, worth[row, column])
     told = np.take_along_axis(beams.told, (chosen // vocab_size)[..., None], 1)
     return _Beams(
         images=beams.images,
@@ -326,21 +347,16 @@ def _fetch_alphas(looked: Tensor | None, *places: NDArray[np.integer[Any]]) -> l
     return list(looked[index].cpu())
 
 
-def _can_still_win(beams: _Beams, finished: list[list[Hypothesis]], options: DecodingOptions) -> NDArray[np.int64]:
+def _can_still_win(beams: _Beams, found: _Found, options: DecodingOptions) -> NDArray[np.int64]:
     """Name the rows where an open beam may yet beat the worst caption that would be returned.
 
     An open beam is taken for what it would be worth after one more word at no cost: further words cost more than the greater
     length is worth. (That is so in practice, not in theory: benchmarks/RESULTS.md tells how often it changes a caption.)
     """
     ending = beams.written.shape[-1] + 2  # tokens of a caption that ends after one more word
-    bounds = (beams.costs.max(-1) / length_normaliser(ending, options.length_penalty)).tolist()
-    wanted = options.alternatives + 1
-    going = []
-    for row, (image, bound) in enumerate(zip(beams.images, bounds, strict=True)):
-        scores = sorted((_score(hypothesis, options) for hypothesis in finished[image]), reverse=True)
-        if bound > -math.inf and (len(scores) < wanted or bound > scores[wanted - 1]):
-            going.append(row)
-    return np.array(going, np.int64)
+    bounds = beams.costs.max(-1) / length_normaliser(ending, options.length_penalty)
+    going: NDArray[np.int64] = np.flatnonzero(bounds > found.worst[beams.images])
+    return going
 
 
 def _score(hypothesis: Hypothesis, options: DecodingOptions) -> float:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -113,10 +113,13 @@ def test_a_wide_beam_finds_the_best_of_all_sentences(options: DecodingOptions, e
         assert hypothesis.num_tokens == len(hypothesis.indices) + 1
 
 
-def _plain_beam(decoder: Decoder, grid: Tensor, options: DecodingOptions) -> tuple[int, ...]:
-    """Search one image with lists and no early stop: the plainest beam search there is."""
-    beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
-    finished: list[tuple[float, tuple[int, ...]]] = []
+Scored = list[tuple[float, tuple[int, ...]]]
+
+
+def _plain_rounds(decoder: Decoder, grid: Tensor, options: DecodingOptions) -> Iterator[tuple[Scored, Scored]]:
+    """Search one image with lists and no early stop, the plainest beam search there is: what has ended and what is open."""
+    beams: Scored = [(0.0, ())]
+    finished: Scored = []
     for length in range(options.max_length + 1):
         candidates = []
         for log_prob, words in beams:
@@ -132,6 +135,11 @@ def _plain_beam(decoder: Decoder, grid: Tensor, options: DecodingOptions) -> tup
             (value / length_normaliser(len(words), options.length_penalty), words) for value, words in best if words[-1] == END
         ]
         beams = [(value, words) for value, words in best if words[-1] != END][: options.beam_size]
+        yield finished, beams
+
+
+def _plain_beam(decoder: Decoder, grid: Tensor, options: DecodingOptions) -> tuple[int, ...]:
+    *_, (finished, _) = _plain_rounds(decoder, grid, options)
     return max(finished)[1][:-1]
 
 
@@ -145,6 +153,36 @@ def test_a_narrow_beam_finds_what_a_plain_search_finds(beam_size: int, length_pe
     assert [hypothesis.indices for hypothesis in decode(decoder, grid, options)] == [
         plain(decoder, image, options) for image in grid
     ]
+
+
+@pytest.mark.parametrize("alternatives", [0, 1, 2])
+@pytest.mark.parametrize("end", [-1.0, 1.0])
+def test_an_image_is_searched_while_one_more_word_could_win(
+    monkeypatch: pytest.MonkeyPatch, alternatives: int, end: float
+) -> None:
+    """No step more than that: an open beam, with one more word at no cost, beats the worst caption that would be returned."""
+    decoder, steps, expected = _decoder(seed=4, spread=1.5, end=end), 0, []
+    options = unpenalised(beam_size=3, max_length=8, length_penalty=1.0, alternatives=alternatives)
+    for grid in _grid(12):
+        for rounds, (finished, beams) in enumerate(_plain_rounds(decoder, grid, options), start=1):
+            returned = sorted(finished, reverse=True)[: alternatives + 1]
+            bound = max((value for value, _ in beams), default=-math.inf) / length_normaliser(rounds + 2, 1.0)
+            if len(returned) > alternatives and bound <= returned[-1][0]:
+                break
+        expected.append(rounds)
+    predict = decoder.predict
+
+    def counted(*arguments: Any) -> Any:  # noqa: ANN401 - as Decoder.predict
+        nonlocal steps
+        steps += 1
+        return predict(*arguments)
+
+    monkeypatch.setattr(decoder, "predict", counted)
+    for grid, needed in zip(_grid(12), expected, strict=True):
+        steps = 0
+        decode(decoder, grid.unsqueeze(0), options)
+        assert steps == needed
+    assert min(expected) < options.max_length
 
 
 def _plain_greedy(decoder: Decoder, grid: Tensor, options: DecodingOptions) -> tuple[int, ...]:
