@@ -1,5 +1,4 @@
-"""Measure what `capt/depthwise.py` gains: a step of fine-tuning EfficientNet-Lite0 with its backward pass, and with torch's
-own.
+"""Measure what `capt/depthwise.py` gains: a step of fine-tuning EfficientNet-Lite0 with its backward pass, and with torch's own.
 
 Run: `python benchmarks/fine_tuning.py [--quick]`, by default batches of 32 images of 224 pixels, quickly 8 of 96. A step is the
 network forward and backward in bfloat16 on the processor, as `capt-batch train` does it with `--words-epochs` (depthwise
