@@ -9,7 +9,7 @@ Sources:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import getitem
 from typing import Any, NamedTuple, Protocol
 
@@ -232,22 +232,23 @@ class _Beams:
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """The captions of each image that ended, and the scores of the best of them, as many as are returned."""
+    """The best captions of each image that ended, as many as are returned, with their scores."""
 
-    finished: list[list[Hypothesis]]  # of N images
-    scores: NDArray[np.float64]  # (N, R), best first, −inf where there is none yet
+    wanted: int
+    ranked: list[list[tuple[float, Hypothesis]]]  # of N images, best first, of equals the earlier
+    worst: NDArray[np.float64]  # (N,) score of the last one, −inf while there are fewer than are wanted
 
     @classmethod
-    def none(cls, images: int, options: DecodingOptions) -> "_Found":
-        return cls(finished=[[] for _ in range(images)], scores=np.full((images, options.alternatives + 1), -math.inf))
+    def none(cls, images: int, wanted: int) -> "_Found":
+        return cls(wanted=wanted, ranked=[[] for _ in range(images)], worst=np.full(images, -math.inf))
 
-    def add(self, image: int, hypothesis: Hypothesis, score: float) -> None:
-        self.finished[image].append(hypothesis)
-        self.scores[image] = np.sort(np.append(self.scores[image], score))[:0:-1]
-
-    @property
-    def worst(self) -> NDArray[np.float64]:
-        return self.scores[:, -1]
+    def add(self, image: int, score: float, hypothesis: Hypothesis) -> None:
+        ranked = self.ranked[image]
+        ranked.append((score, hypothesis))
+        ranked.sort(key=lambda pair: -pair[0])
+        del ranked[self.wanted :]
+        if len(ranked) == self.wanted:
+            self.worst[image] = ranked[-1][0]
 
 
 def beam_search(
@@ -272,7 +273,7 @@ def beam_search(
         (Transformers, `early_stopping=False`).
     """
     images, cells = encoder_out.shape[:2]
-    found = _Found.none(images, options)
+    found = _Found.none(images, options.alternatives + 1)
     first = np.zeros((images, 1), np.float32)
     memory = decoder.remember(encoder_out)
     beams = _Beams(
@@ -292,7 +293,7 @@ def beam_search(
             break
         if len(going) < len(beams.images):
             beams = beams.select(going)
-    return [_best(hypotheses, options) for hypotheses in found.finished]
+    return [_with_alternatives([hypothesis for _, hypothesis in ranked]) for ranked in found.ranked]
 
 
 def _advance(decoder: Predictor, beams: _Beams, options: DecodingOptions, found: _Found) -> _Beams:
@@ -316,7 +317,7 @@ def _advance(decoder: Predictor, beams: _Beams, options: DecodingOptions, found:
     for row, column, beam, alphas in zip(rows, columns, ended, seen, strict=True):
         indices = tuple(beams.told[row, beam].tolist())
         hypothesis = Hypothesis(indices=indices, log_prob=float(scores[row, column]), num_tokens=length + 1, alphas=alphas)
-        found.add(beams.images[row], hypothesis, worth[row, column])
+        found.add(beams.images[row], worth[row, column], hypothesis)
     told = np.take_along_axis(beams.told, (chosen // vocab_size)[..., None], 1)
     return _Beams(
         images=beams.images,
@@ -359,16 +360,8 @@ def _can_still_win(beams: _Beams, found: _Found, options: DecodingOptions) -> ND
     return going
 
 
-def _score(hypothesis: Hypothesis, options: DecodingOptions) -> float:
-    return hypothesis.log_prob / length_normaliser(hypothesis.num_tokens, options.length_penalty)
-
-
-def _best(hypotheses: list[Hypothesis], options: DecodingOptions) -> Hypothesis:
-    ranked = sorted(hypotheses, key=lambda hypothesis: -_score(hypothesis, options))
-    best, others = ranked[0], ranked[1 : options.alternatives + 1]
-    return Hypothesis(
-        indices=best.indices, log_prob=best.log_prob, num_tokens=best.num_tokens, alternatives=tuple(others), alphas=best.alphas
-    )
+def _with_alternatives(ranked: Sequence[Hypothesis]) -> Hypothesis:
+    return replace(ranked[0], alternatives=tuple(ranked[1:]))
 
 
 def _next_words(

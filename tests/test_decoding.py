@@ -70,6 +70,19 @@ def _log_prob(decoder: Decoder, grid: Tensor, words: Sequence[int]) -> float:
     return float(logits.double().log_softmax(-1).gather(1, targets.unsqueeze(1)).sum())
 
 
+def _count_steps(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Give a list that grows with every step of the decoder, by how many captions it reads."""
+    steps: list[int] = []
+    predict = decoder.predict
+
+    def counted(memory: Any, words: Tensor, state: Any) -> Any:  # noqa: ANN401 - as Decoder.predict
+        steps.append(words.numel())
+        return predict(memory, words, state)
+
+    monkeypatch.setattr(decoder, "predict", counted)
+    return steps
+
+
 def _repeats(words: Sequence[int], size: int) -> bool:
     runs = [tuple(words[k : k + size]) for k in range(len(words) - size + 1)]
     return len(set(runs)) < len(runs)
@@ -161,7 +174,7 @@ def test_an_image_is_searched_while_one_more_word_could_win(
     monkeypatch: pytest.MonkeyPatch, alternatives: int, end: float
 ) -> None:
     """No step more than that: an open beam, with one more word at no cost, beats the worst caption that would be returned."""
-    decoder, steps, expected = _decoder(seed=4, spread=1.5, end=end), 0, []
+    decoder, expected = _decoder(seed=4, spread=1.5, end=end), []
     options = unpenalised(beam_size=3, max_length=8, length_penalty=1.0, alternatives=alternatives)
     for grid in _grid(12):
         for rounds, (finished, beams) in enumerate(_plain_rounds(decoder, grid, options), start=1):
@@ -170,18 +183,11 @@ def test_an_image_is_searched_while_one_more_word_could_win(
             if len(returned) > alternatives and bound <= returned[-1][0]:
                 break
         expected.append(rounds)
-    predict = decoder.predict
-
-    def counted(*arguments: Any) -> Any:  # noqa: ANN401 - as Decoder.predict
-        nonlocal steps
-        steps += 1
-        return predict(*arguments)
-
-    monkeypatch.setattr(decoder, "predict", counted)
+    steps = _count_steps(decoder, monkeypatch)
     for grid, needed in zip(_grid(12), expected, strict=True):
-        steps = 0
+        steps.clear()
         decode(decoder, grid.unsqueeze(0), options)
-        assert steps == needed
+        assert len(steps) == needed
     assert min(expected) < options.max_length
 
 
@@ -380,21 +386,14 @@ class _Questions(TorchFunctionMode):
 def test_a_device_is_asked_once_a_step(monkeypatch: pytest.MonkeyPatch, beam_size: int, with_alphas: bool) -> None:  # noqa: FBT001
     """However many captions end: what a step decided comes in one piece, in a second one where those that ended looked."""
     monkeypatch.setattr("capt.attention._has_cache", lambda _: False)  # as on a device
-    decoder, steps = _decoder(seed=5, spread=2.0), 0
-    predict = decoder.predict
-
-    def counted(*arguments: Any) -> Any:  # noqa: ANN401 - as Decoder.predict
-        nonlocal steps
-        steps += 1
-        return predict(*arguments)
-
-    monkeypatch.setattr(decoder, "predict", counted)
+    decoder = _decoder(seed=5, spread=2.0)
+    steps = _count_steps(decoder, monkeypatch)
     with _Questions() as questions:
         found = decode(decoder, _grid(30), DecodingOptions(beam_size=beam_size, max_length=12), with_alphas=with_alphas)
     assert len({hypothesis.num_tokens for hypothesis in found}) > 2
     fetched = [name for name in questions.asked if name == "cpu"]
-    assert steps <= len(fetched) <= (2 if with_alphas else 1) * steps
-    assert [name for name in questions.asked if name != "cpu"] == ["numpy"] * steps  # of what was fetched
+    assert len(steps) <= len(fetched) <= (2 if with_alphas else 1) * len(steps)
+    assert [name for name in questions.asked if name != "cpu"] == ["numpy"] * len(steps)  # of what was fetched
 
 
 def test_no_images_give_no_captions() -> None:
