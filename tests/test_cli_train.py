@@ -390,6 +390,23 @@ def test_words_are_seen_first(given: Path, tmp_path: Path, start: Start) -> None
     assert all(torch.equal(value, taken[name]) for name, value in own.items())
 
 
+@pytest.mark.parametrize(("layer", "shape"), [("layer3", (16, 112)), ("layer3+layer4", (4, 1392))], ids=["layer3", "both"])
+def test_the_decoder_may_attend_over_finer_maps(
+    given: Path, tmp_path: Path, start: Start, layer: str, shape: tuple[int, int]
+) -> None:
+    """--layer is followed through words first, fine-tuning and the checkpoint, with which `run` captions."""
+    seen = _seen(given, tmp_path / "seen")
+    more = ["--image-size", 64, "--layer", layer, "--words-epochs", 1, "--words-batch-size", 10, "--fine-tune-blocks", 2]
+    ended = start("train", seen, *_arguments(given, tmp_path / "run", "--epochs", 1, *more)[2:])
+    assert ended.code == 0, ended.err
+    best = tmp_path / "run" / "best.safetensors"
+    captioner = load_checkpoint(best).captioner
+    with torch.inference_mode():
+        assert captioner.encode(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)).shape[1:] == shape
+    captioned = start("run", given / "manifests", "-o", tmp_path / "captions", "--checkpoint", best)
+    assert captioned.code == 0, captioned.err
+
+
 def test_text_of_single_captions_softens_nothing(given: Path, tmp_path: Path, start: Start) -> None:
     """Where no image has two captions, --words-softness is refused, also by a dry run, before an image is opened."""
     photos = pq.read_table(given / "manifests" / "all.parquet").to_pylist()

@@ -1,6 +1,7 @@
 """Encoders give the grids of the networks they are named after, and find their weights or say where to put them."""
 
 import hashlib
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,6 @@ from capt.encoder import (
     Encoder,
     EncoderConfig,
     EncoderFamily,
-    Layer,
     build_encoder,
     encoder_preprocessing,
     pretrained_encoder,
@@ -28,6 +28,7 @@ from capt.encoder import (
 )
 from capt.errors import InputError, WeightsError
 from capt.images import IMAGENET, INCEPTION
+from capt.layers import Layer
 
 SIZE = 64  # pixels: small, so that ResNet-50 answers at once
 
@@ -101,6 +102,28 @@ def test_resnet_gives_the_grid_of_torchvisions_network(whole_resnet: nn.Module, 
     assert grid.shape == (2, cells, channels)
     assert encoder.dimension == channels
     torch.testing.assert_close(grid, maps[0].flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [64, 80])
+def test_a_coarse_cell_knows_what_the_fine_ones_in_it_saw(whole_resnet: nn.Module, size: int) -> None:
+    """Of both, each cell of layer4 has the mean of layer3's cells under it after its own; at an odd edge, of those there are."""
+    images = torch.randn(1, 3, size, size)
+    grids = {}
+    for layer in Layer:
+        encoder = build_encoder(EncoderConfig(layer=layer))
+        encoder.network.load_state_dict(whole_resnet.state_dict(), strict=False)
+        with torch.inference_mode():
+            grids[layer] = encoder(images)
+        assert grids[layer].shape[-1] == encoder.dimension
+    coarse, fine = (math.ceil(size / pixels) for pixels in (32, 16))
+    cells = grids[Layer.LAYER3].view(fine, fine, 1024)
+    expected = [
+        torch.cat([grids[Layer.LAYER4][0, row * coarse + column], under.flatten(0, 1).mean(dim=0)])
+        for row in range(coarse)
+        for column in range(coarse)
+        for under in [cells[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]]
+    ]
+    torch.testing.assert_close(grids[Layer.BOTH][0], torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("layer", "stages"), [(Layer.LAYER3, 3), (Layer.LAYER4, 4)])
@@ -338,6 +361,9 @@ def test_an_encoders_configuration_survives_being_a_dict() -> None:
     config = EncoderConfig(layer=Layer.LAYER3, stride_in_1x1=True)
     assert EncoderConfig(**config.to_dict()) == config
     assert EncoderConfig(layer="layer3").layer is Layer.LAYER3  # type: ignore[arg-type] # as JSON has it
+    assert EncoderConfig(layer="layer3+layer4").layer is Layer.BOTH  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="last map only; leave out --layer layer3"):
+        EncoderConfig(name="timm:resnet18", layer=Layer.LAYER3)
     with pytest.raises(ValueError, match="layer5"):
         EncoderConfig(layer="layer5")  # type: ignore[arg-type] # there is none
 

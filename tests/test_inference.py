@@ -20,6 +20,7 @@ from capt.encoder import Encoder, EncoderConfig, build_encoder
 from capt.errors import CaptError
 from capt.files import cache_folder
 from capt.inference import fold_batch_norm, quicken
+from capt.layers import Layer
 from capt.model import Captioner, Precision
 from capt.openvino_encoder import OpenVinoEncoder
 from jobs.captioner import TorchNetwork
@@ -31,10 +32,10 @@ from tests.running import change, do
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="install the extra capt[openvino]")
 
 
-def lively(name: str) -> Encoder:
+def lively(name: str, layer: Layer = Layer.LAYER4) -> Encoder:
     """Build an encoder whose batch normalisation has statistics of its own, as after training."""
     torch.manual_seed(1)
-    encoder = build_encoder(EncoderConfig(name=name))
+    encoder = build_encoder(EncoderConfig(name=name, layer=layer))
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)  # type: ignore[arg-type] # it has one
@@ -50,10 +51,11 @@ def images(count: int, size: int = 96) -> torch.Tensor:
     return made.contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("layer", Layer)
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2", "resnet50"])
-def test_folded_batch_norm_gives_the_same_features(name: str) -> None:
+def test_folded_batch_norm_gives_the_same_features(name: str, layer: Layer) -> None:
     """Of every network that is folded; no normalisation is left, and folding again changes nothing."""
-    encoder = lively(name)
+    encoder = lively(name, layer)
     with torch.inference_mode():
         before = encoder(images(2))
         fold_batch_norm(encoder)
@@ -85,10 +87,11 @@ def test_tabulated_words_are_those_computed() -> None:
 
 
 @needs_openvino
+@pytest.mark.parametrize("layer", [Layer.LAYER4, Layer.BOTH])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet50"])
-def test_openvino_gives_the_same_features(name: str) -> None:
-    """In float32, for any number of images, whole or folded; and nobody is told of it."""
-    encoder = lively(name)
+def test_openvino_gives_the_same_features(name: str, layer: Layer) -> None:
+    """In float32, for any number of images, and not what was made of the same weights for other maps; nobody is told of it."""
+    encoder = lively(name, layer)
     with torch.inference_mode():
         other = OpenVinoEncoder(encoder, 96, Precision.FLOAT32)
         for count in (1, 3):

@@ -140,7 +140,7 @@ def train(
         str, typer.Option(help="resnet50, efficientnet_lite0, efficientnet_lite2 or timm:NAME.", rich_help_panel="Model")
     ] = "resnet50",
     layer: Annotated[
-        str, typer.Option(help="Map of resnet50 to attend over: layer3 or layer4.", rich_help_panel="Model")
+        str, typer.Option(help="Maps to attend over: layer3, layer4 or layer3+layer4.", rich_help_panel="Model")
     ] = "layer4",
     stride_in_1x1: Annotated[
         bool, typer.Option("--stride-in-1x1", help="For ResNet-50 weights from Caffe or Keras.", rich_help_panel="Model")
@@ -276,7 +276,8 @@ def train(
     from rich.console import Console
 
     from capt.device import choose_device, choose_training_precision
-    from capt.encoder import EncoderConfig, Layer
+    from capt.encoder import EncoderConfig
+    from capt.layers import Layer
     from jobs.allocation import keep_freed_memory
     from jobs.training.curves import Watcher
     from jobs.training.features import default_cache_folder

@@ -45,6 +45,7 @@ _SMALLEST_FREQUENCY, _HEAD_DEVIATION = 1e-4, 0.01
 _SMALLEST_CROP, _BRIGHTNESS = 0.72, 0.15  # of each side; up and down
 _BLOCKS = {"efficientnet_lite0": 6, "efficientnet_lite2": 6}  # stages 3 to 6 of 0 to 6, and the head
 _BLOCKS_OF_OTHERS = 2  # ResNet-50's last two stages
+_BLOCKS_OF_FINE = 2  # the last two stages, where a network ends with its map of 16 pixels
 _SEEDS = 50_000  # apart from those of the epochs that follow
 PART = "words-part-"
 
@@ -237,7 +238,8 @@ def learning_blocks(encoder: Encoder, config: EncoderConfig, options: WordsOptio
     Raises:
         InputError: If the encoder has fewer.
     """
-    return encoder.last_blocks(options.blocks or _BLOCKS.get(config.name, _BLOCKS_OF_OTHERS))
+    suited = _BLOCKS.get(config.name, _BLOCKS_OF_OTHERS) if config.layer.has_coarse else _BLOCKS_OF_FINE
+    return encoder.last_blocks(options.blocks or suited)
 
 
 class Detector(nn.Module):
