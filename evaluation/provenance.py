@@ -15,6 +15,7 @@ _SHORT = 12  # hexadecimal digits of a sha256
 _FEW_IMAGES = 100  # below this, resamples know too little
 
 _UNKNOWN = "unknown_reference_words"  # a figure
+_PREPARED = "preprocessing"
 
 Named = tuple[str, Evaluation]
 
@@ -30,10 +31,10 @@ def provenance_notes(baseline: Named, systems: Sequence[Named]) -> list[str]:
         Sentences; none when only the captions differ.
     """
     notes = _few(baseline[1])
-    for system in systems:
-        for find in (_made, _missing_scores, _perplexity, _libraries):
+    for find in (_made, _missing_scores, _perplexity, _libraries):
+        for system in systems:
             notes += find(*baseline, *system)
-    return [*notes, *_failed(baseline, *systems)]
+    return [*notes, *_vocabularies(*baseline, systems), *_failed(baseline, *systems)]
 
 
 def _made(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
@@ -45,6 +46,10 @@ def _made(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
     if bool(here) != bool(there):
         return [f"How {new if here else old} was made is unknown: its captions carry no fingerprint of a run."]
     before, after = _flat(here), _flat(there)
+    if before.get(_PREPARED) != after.get(_PREPARED):  # the names say more briefly what else of it differs
+        for run, flat in ((here, before), (there, after)):
+            for key in mapping_of(run.get(_PREPARED)):
+                flat.pop(key, None)
     changed = [
         f"{key} {after.get(key)} instead of {before.get(key)}" for key in {**before, **after} if before.get(key) != after.get(key)
     ]
@@ -56,7 +61,8 @@ def _flat(run: Mapping[str, object]) -> dict[str, object]:
     flat: dict[str, object] = {}
     for key in _PARTS:
         value = run.get(key)
-        flat |= dict(value) if isinstance(value, Mapping) else {key: value}
+        parts = dict(value) if isinstance(value, Mapping) else {key: value}
+        flat |= {key if part == "name" else part: told for part, told in parts.items()}
     if "checkpoint_sha256" in run:
         flat["checkpoint"] = f"{run.get('checkpoint_name')}@{str(flat.pop('checkpoint_sha256'))[:_SHORT]}"
     return flat
@@ -77,17 +83,24 @@ def _perplexity(old: str, one: Evaluation, new: str, other: Evaluation) -> list[
         return []
     if reason := unpaired_perplexity(one, other):
         return [f"Perplexity of {new} and {old} is not compared: {reason}."]
-    notes = []
     counts = [int((each.statistics[perplexity.NAME][:, 1] > 0).sum()) for each in (one, other)]
-    if min(counts) < len(one.image_ids):
-        notes.append(f"Perplexity of {new} and {old} is over the images for which both have likelihoods.")
-    here, there = (each.figures.get(_UNKNOWN) for each in (one, other))
-    if here is not None and there is not None and here != there:
-        notes.append(
-            f"The vocabulary of {old} lacks {here:.1%} of the references' words, that of {new} {there:.1%}:"
-            " who lacks more has the easier perplexity."
-        )
-    return notes
+    some = min(counts) < len(one.image_ids)
+    return [f"Perplexity of {new} and {old} is over the images for which both have likelihoods."] if some else []
+
+
+def _vocabularies(old: str, one: Evaluation, systems: Sequence[Named]) -> list[str]:
+    """Say whose networks were asked other words, where perplexities are compared."""
+    here = one.figures.get(_UNKNOWN)
+    lacking: dict[float, list[str]] = {}
+    for new, other in systems:
+        there = other.figures.get(_UNKNOWN)
+        both = perplexity.NAME in one.scores and perplexity.NAME in other.scores and not unpaired_perplexity(one, other)
+        if both and here is not None and there is not None and here != there:
+            lacking.setdefault(there, []).append(new)
+    listed = {share: " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) for share, names in lacking.items()}
+    others = ", ".join(f"that of {names} {share:.1%}" for share, names in listed.items())
+    easier = "who lacks more has the easier perplexity"
+    return [f"The vocabulary of {old} lacks {here:.1%} of the references' words, {others}: {easier}."] if others else []
 
 
 def _libraries(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:

@@ -391,9 +391,12 @@ def test_perplexities_over_other_tokens_are_not_compared() -> None:
 
 
 def test_another_vocabulary_is_noted() -> None:
-    """Who reads more words as `<unk>` has the easier perplexity, which a reader must know."""
-    one, other = (_likely([10] * 100, 2.0, unknown_reference_words=share) for share in (0.02, 0.05))
-    assert any("2.0% of the references' words" in note for note in compare(("a", one), [("b", other)], Bootstrap()).notes)
+    """Who reads more words as `<unk>` has the easier perplexity, which a reader must know; it is said once for all systems."""
+    one, other, third = (_likely([10] * 100, 2.0, unknown_reference_words=share) for share in (0.02, 0.05, 0.01))
+    others = [("b", other), ("c", one), ("d", third), ("e", other), ("f", other)]
+    said = [note for note in compare(("a", one), others, Bootstrap()).notes if "vocabulary" in note]
+    shares = "The vocabulary of a lacks 2.0% of the references' words, that of b, e and f 5.0%, that of d 1.0%"
+    assert said == [f"{shares}: who lacks more has the easier perplexity."]
     assert compare(("a", one), [("b", one)], Bootstrap()).notes == ["b has the same captions as a, word for word."]
 
 
@@ -416,7 +419,7 @@ FINGERPRINT = Fingerprint(
 
 
 def test_what_differs_between_two_runs_is_said() -> None:
-    """Decoding and checkpoint that differ are named with both values; what changes no caption is not; an unknown run is said."""
+    """Decoding, checkpoint and preprocessing that differ are named with both values; what changes no caption is not."""
     pairs = _pairs(["x"] * 100, [["x"]] * 100)
     table = {"CIDEr": np.ones((100, 1))}
     greedy = replace(FINGERPRINT, checkpoint_sha256="e" * 64, decoding={"beam_size": 1, "max_length": 20}, batch_size=8)
@@ -429,6 +432,18 @@ def test_what_differs_between_two_runs_is_said() -> None:
             "greedy was made with beam_size 1 instead of 3,"
             " checkpoint default.safetensors@eeeeeeeeeeee instead of default.safetensors@d02a952653df."
         )
+    ]
+    small, large, cropped = (
+        _evaluation(table, replace(pairs, fingerprint=replace(FINGERPRINT, preprocessing=told), captions=[str(told)] * 100))
+        for told in (
+            {"name": "inception-224", "size": 224, "crop_fraction": 1.0},
+            {"name": "inception-272", "size": 272, "crop_fraction": 1.0},
+            {"name": "inception-224", "size": 224, "crop_fraction": 0.9},
+        )
+    )
+    assert compare(("small", small), [("large", large), ("cropped", cropped)], Bootstrap()).notes == [
+        "large was made with preprocessing inception-272 instead of inception-224.",
+        "cropped was made with crop_fraction 0.9 instead of 1.0.",
     ]
     assert compare(("one", one), [("foreign", foreign)], Bootstrap()).notes == [
         "How foreign was made is unknown: its captions carry no fingerprint of a run."
