@@ -10,12 +10,13 @@ from evaluation import perplexity
 from evaluation.paired import unpaired_perplexity
 from evaluation.scores import Evaluation, mapping_of
 
-_PARTS = ("checkpoint_sha256", "decoding", "precision", "preprocessing", "max_pixels")  # of a fingerprint, that change captions
+_CHECKPOINT, _PREPARED = "checkpoint_sha256", "preprocessing"
+_PARTS = (_CHECKPOINT, "decoding", "precision", _PREPARED, "max_pixels")  # of a fingerprint, that change captions
+_NAMED = "checkpoint"  # what both its name and its sha256 are shown as
 _SHORT = 12  # hexadecimal digits of a sha256
 _FEW_IMAGES = 100  # below this, resamples know too little
 
 _UNKNOWN = "unknown_reference_words"  # a figure
-_PREPARED = "preprocessing"
 
 Named = tuple[str, Evaluation]
 
@@ -46,6 +47,8 @@ def _made(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
     if bool(here) != bool(there):
         return [f"How {new if here else old} was made is unknown: its captions carry no fingerprint of a run."]
     before, after = _flat(here), _flat(there)
+    if here.get(_CHECKPOINT) == there.get(_CHECKPOINT):  # the same one, whatever the files are called
+        after[_NAMED] = before.get(_NAMED)
     if before.get(_PREPARED) != after.get(_PREPARED):  # the names say more briefly what else of it differs
         for run, flat in ((here, before), (there, after)):
             for key in mapping_of(run.get(_PREPARED)):
@@ -63,8 +66,8 @@ def _flat(run: Mapping[str, object]) -> dict[str, object]:
         value = run.get(key)
         parts = dict(value) if isinstance(value, Mapping) else {key: value}
         flat |= {key if part == "name" else part: told for part, told in parts.items()}
-    if "checkpoint_sha256" in run:
-        flat["checkpoint"] = f"{run.get('checkpoint_name')}@{str(flat.pop('checkpoint_sha256'))[:_SHORT]}"
+    if _CHECKPOINT in run:
+        flat[_NAMED] = f"{run.get('checkpoint_name')}@{str(flat.pop(_CHECKPOINT))[:_SHORT]}"
     return flat
 
 

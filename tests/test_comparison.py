@@ -419,7 +419,7 @@ FINGERPRINT = Fingerprint(
 
 
 def test_what_differs_between_two_runs_is_said() -> None:
-    """Decoding, checkpoint and preprocessing that differ are named with both values; what changes no caption is not."""
+    """What differs of decoding, checkpoint and preprocessing is named with both values; what changes no caption is not."""
     pairs = _pairs(["x"] * 100, [["x"]] * 100)
     table = {"CIDEr": np.ones((100, 1))}
     greedy = replace(FINGERPRINT, checkpoint_sha256="e" * 64, decoding={"beam_size": 1, "max_length": 20}, batch_size=8)
@@ -445,6 +445,9 @@ def test_what_differs_between_two_runs_is_said() -> None:
         "large was made with preprocessing inception-272 instead of inception-224.",
         "cropped was made with crop_fraction 0.9 instead of 1.0.",
     ]
+    renamed = replace(greedy, checkpoint_sha256=FINGERPRINT.checkpoint_sha256, checkpoint_name="a-copy.safetensors")
+    copied = _evaluation(table, replace(pairs, fingerprint=renamed, captions=["y"] * 100))
+    assert compare(("one", one), [("copied", copied)], Bootstrap()).notes == ["copied was made with beam_size 1 instead of 3."]
     assert compare(("one", one), [("foreign", foreign)], Bootstrap()).notes == [
         "How foreign was made is unknown: its captions carry no fingerprint of a run."
     ]
