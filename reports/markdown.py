@@ -1,21 +1,18 @@
 """A Document in brief, as GitHub's Markdown: for a pull request or a job's summary.
 
-In: a Document. Out: text of bounded size. Apart, because only this knows what Markdown takes for markup. Captions, names and ids
-are text that somebody else wrote: nothing in them becomes markup, a link, a mention or a picture.
+In: a Document. Out: text of bounded size. Apart, because it draws and decides nothing. Captions, names and ids are text that
+somebody else wrote: nothing in them becomes markup, a link, a mention or a picture.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 
-from capt.shown import one_line
 from reports.document import Cell, Document, Example, Section, Table, Tone
+from reports.markdown_text import plain
 
 MAX_BYTES = 900_000
 """Below the 1 MiB that a job's summary on GitHub may have; a report in brief is far smaller."""
 
 _ROWS, _EXAMPLES, _REFERENCES = 20, 5, 2  # of a table; of a group; of an example
-_CHARACTERS = 200  # of one text
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$!^])")
 _GOOD, _BAD = "▲", "▼"
 
 
@@ -42,24 +39,6 @@ def render(document: Document) -> str:
     lines += ["", "</details>", ""]
     lines += [f"<sub>{plain(document.legend, None)} capt {plain(document.version)}, {plain(document.date)}.</sub>"]
     return _bounded("\n".join(lines) + "\n")
-
-
-def plain(text: str, longest: int | None = _CHARACTERS) -> str:
-    """Write text so that it stays text.
-
-    Args:
-        text: Anything, hostile or not.
-        longest: The most characters; None for all.
-
-    Returns:
-        One line without markup, links, mentions or references to issues.
-    """
-    folded = one_line(" ".join(text.split()))
-    if longest is not None and len(folded) > longest:
-        folded = f"{folded[: longest - 1]}…"
-    escaped = _MARKUP.sub(r"\\\1", folded.replace("&", "&amp;")).replace("\\<", "&lt;").replace("\\>", "&gt;")
-    escaped = escaped.replace("://", ":\u2060//").replace("@", "@\u2060").replace("\\#", "\\#\u2060")
-    return re.sub(r"(?i)\bwww\.", "www\u2060.", escaped)
 
 
 def _section(section: Section) -> Iterator[str]:

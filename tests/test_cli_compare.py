@@ -144,3 +144,11 @@ def test_help_is_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_systems_have_short_names_of_their_own(paths: list[str], names: list[str]) -> None:
     """A system is named by as much of its path as tells it apart; one given twice is counted."""
     assert system_names([Path(path) for path in paths]) == names
+
+
+def test_a_link_is_called_what_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`latest` stays `latest`, wherever it leads; the folder one is in has a name, too."""
+    (tmp_path / "2026-11-26").mkdir()
+    (tmp_path / "latest").symlink_to("2026-11-26")
+    monkeypatch.chdir(tmp_path / "2026-11-26")
+    assert system_names([Path("../latest"), Path()]) == ["latest", "2026-11-26"]

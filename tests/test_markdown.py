@@ -3,11 +3,18 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
+from capt.shown import one_line
 from reports import markdown
 from reports.document import Cell, Column, Table
-from reports.markdown import MAX_BYTES, plain
+from reports.markdown import MAX_BYTES
+from reports.markdown_text import plain
 from tests.test_report import HOSTILE, assert_golden, document_of, findings_of
+
+JOINER = "\u2060"  # is not seen
 
 
 def test_the_brief_report_is_the_golden_file() -> None:
@@ -26,7 +33,7 @@ def test_one_captioner_is_the_golden_file() -> None:
         ("a *b* _c_ `d`", r"a \*b\* \_c\_ \`d\`"),
         ("<b>&amp;", "&lt;b&gt;&amp;amp;"),
         ("a | b", r"a \| b"),
-        ("[x](y)", r"\[x\](y)"),
+        ("[x](y) ![x](y)", r"\[x\](y) \!\[x\](y)"),
         ("two\nlines\u2028more", "two lines more"),
         ("@user", "@\u2060user"),
         ("#12", "\\#\u206012"),
@@ -34,11 +41,32 @@ def test_one_captioner_is_the_golden_file() -> None:
         ("www.x.example", "www\u2060.x.example"),
         ("$x$", r"\$x\$"),
         ("\\", "\\\\"),
+        ("- a - b", r"\- a - b"),
+        ("1. a 1. b", r"1\. a 1. b"),
+        ("2) a", r"2\) a"),
     ],
 )
 def test_text_stays_text(text: str, expected: str) -> None:
     """No markup, table, link, mention, reference to an issue or formula comes out of a caption."""
     assert plain(text) == expected
+
+
+@example("- a").via("a list in the list")
+@example("1. a").via("a numbered one")
+@example("--- | ---").via("the rule of a table")
+@example("<b>a</b> &amp; `c` \\").via("markup")
+@given(st.text(st.characters(exclude_categories=()), max_size=60))
+def test_any_text_shows_as_it_is_written(text: str) -> None:
+    """In a cell and in a list Markdown makes no more of it than text: no markup, no HTML, no link, no other cell."""
+    shown = one_line(" ".join(text.split())).replace(JOINER, "")
+    parser = MarkdownIt().enable("table")
+    cells = parser.parse(f"| a | b |\n| --- | --- |\n| {plain(text)} | x |\n")
+    lists = parser.parse(f"- {plain(text)}\n")
+    inline = [token for token in cells if token.type == "inline"]
+    assert [token.content == "x" for token in inline[2:]] in ([False, True], [shown == "x", True])
+    for token in (inline[2], *(token for token in lists if token.type == "inline")):
+        assert {child.type for child in token.children or ()} <= {"text", "text_special"}
+        assert "".join(child.content for child in token.children or ()).replace(JOINER, "") == shown
 
 
 def test_hostile_captions_names_and_ids_stay_text() -> None:
