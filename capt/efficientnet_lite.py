@@ -1,6 +1,6 @@
 """EfficientNet-Lite 0 to 4 as a grid of features, with timm's parameter names and numbers.
 
-In: normalised images (N, 3, S, S). Out: the last convolutional map, or one before it. Apart, so that the shipped checkpoint
+In: normalised images (N, 3, S, S). Out: the last convolutional map, one before it, or both. Apart, so that the shipped checkpoint
 runs with torch alone: importing torchvision or timm nearly doubles the start-up.
 
 Source:
@@ -204,5 +204,5 @@ class EfficientNetLite(nn.Module):
         return join_maps(fine, x) if self.layer.has_fine else x
 
     def extra_repr(self) -> str:
-        """Tell the map, which nothing else of the network tells."""
-        return str(self.layer)
+        """Tell which maps where they are not the usual one; nothing else of the network tells it."""
+        return "" if self.layer is Layer.LAYER4 else str(self.layer)

@@ -1,7 +1,7 @@
 """The image encoder: a convolutional network without pooling and classifier, giving a grid of features.
 
-In: normalised images. Out: `(N, P, D)`, P grid cells of D channels. Apart, because which networks there are, where their
-pretrained weights come from and which preprocessing they want is one subject; the decoder knows only D.
+In: normalised images. Out: `(N, P, D)`, P grid cells of D channels. Apart, because which networks there are and
+which preprocessing they want is one subject; the decoder knows only D.
 
 Source:
     He et al. 2015 (ResNet); Tan and Le 2019 (EfficientNet); Xu et al. 2015 (attention over the last convolutional map).
@@ -42,7 +42,7 @@ class EncoderConfig:
     stride_in_1x1: bool = False
 
     def __post_init__(self) -> None:
-        """Check the name.
+        """Check name and layer.
 
         Raises:
             InputError: If there is no such network, or it has no such map.
@@ -179,7 +179,7 @@ class _ResNetGrid(nn.Module):
         return join_maps(fine, x) if self.layer is Layer.BOTH else x
 
     def extra_repr(self) -> str:
-        return str(self.layer)
+        return "" if self.layer is Layer.LAYER4 else str(self.layer)
 
 
 def _lite(config: EncoderConfig) -> nn.Module:

@@ -107,9 +107,8 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -
     unfit = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
     if lacking or unfit:
         faults = f"{len(lacking)} tensors are missing and {len(unfit)} have another shape, such as {(lacking or unfit)[0]}"
-        message = (
-            f"{source} does not fit the encoder: {faults}; name this network's weights (with --layer layer3 if they end there)."
-        )
+        advice = "name this network's weights (of resnet50 with --layer layer3 if they end there)"
+        message = f"{source} does not fit the encoder: {faults}; {advice}."
         raise WeightsError(message)
     network.load_state_dict({name: state.get(name, value).to(value.dtype) for name, value in wanted.items()})
 

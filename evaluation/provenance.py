@@ -12,6 +12,7 @@ from evaluation.scores import Evaluation, mapping_of
 
 _CHECKPOINT, _PREPARED = "checkpoint_sha256", "preprocessing"
 _PARTS = (_CHECKPOINT, "decoding", "precision", _PREPARED, "max_pixels")  # of a fingerprint, that change captions
+_TOLD_BY_NAME = ("size", "mean", "std")  # of a preprocessing, whose name says them more briefly
 _NAMED = "checkpoint"  # what both its name and its sha256 are shown as
 _SHORT = 12  # hexadecimal digits of a sha256
 _FEW_IMAGES = 100  # below this, resamples know too little
@@ -49,9 +50,9 @@ def _made(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
     before, after = _flat(here), _flat(there)
     if here.get(_CHECKPOINT) == there.get(_CHECKPOINT):  # the same one, whatever the files are called
         after[_NAMED] = before.get(_NAMED)
-    if before.get(_PREPARED) != after.get(_PREPARED):  # the names say more briefly what else of it differs
-        for run, flat in ((here, before), (there, after)):
-            for key in mapping_of(run.get(_PREPARED)):
+    if before.get(_PREPARED) != after.get(_PREPARED):
+        for flat in (before, after):
+            for key in _TOLD_BY_NAME:
                 flat.pop(key, None)
     changed = [
         f"{key} {after.get(key)} instead of {before.get(key)}" for key in {**before, **after} if before.get(key) != after.get(key)
@@ -81,7 +82,7 @@ def _missing_scores(old: str, one: Evaluation, new: str, other: Evaluation) -> l
 
 
 def _perplexity(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
-    """Say what perplexity is over, and whether both networks were asked the same words."""
+    """Say what perplexity is over."""
     if perplexity.NAME not in one.scores or perplexity.NAME not in other.scores:
         return []
     if reason := unpaired_perplexity(one, other):
@@ -93,17 +94,22 @@ def _perplexity(old: str, one: Evaluation, new: str, other: Evaluation) -> list[
 
 def _vocabularies(old: str, one: Evaluation, systems: Sequence[Named]) -> list[str]:
     """Say whose networks were asked other words, where perplexities are compared."""
-    here = one.figures.get(_UNKNOWN)
-    lacking: dict[float, list[str]] = {}
+    here = _share(one)
+    lacking: dict[str, list[str]] = {}
     for new, other in systems:
-        there = other.figures.get(_UNKNOWN)
+        there = _share(other)
         both = perplexity.NAME in one.scores and perplexity.NAME in other.scores and not unpaired_perplexity(one, other)
-        if both and here is not None and there is not None and here != there:
+        if both and here and there and here != there:
             lacking.setdefault(there, []).append(new)
     listed = {share: " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) for share, names in lacking.items()}
-    others = ", ".join(f"that of {names} {share:.1%}" for share, names in listed.items())
+    others = ", ".join(f"that of {names} {share}" for share, names in listed.items())
     easier = "who lacks more has the easier perplexity"
-    return [f"The vocabulary of {old} lacks {here:.1%} of the references' words, {others}: {easier}."] if others else []
+    return [f"The vocabulary of {old} lacks {here} of the references' words, {others}: {easier}."] if others else []
+
+
+def _share(evaluation: Evaluation) -> str:
+    share = evaluation.figures.get(_UNKNOWN)
+    return "" if share is None else f"{share:.1%}"
 
 
 def _libraries(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:

@@ -3,7 +3,6 @@
 In: the paths of a command line. Out: a name for each. Apart, because a table may not call two systems the same.
 """
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ def system_names(paths: Sequence[Path]) -> list[str]:
     Returns:
         As many last parts of each path as tell them apart; the same path again is counted: `name (2)`.
     """
-    places = [Path(os.path.normpath(path.absolute())) for path in paths]  # a link by its own name, such as `latest`
+    places = [path.resolve() if ".." in path.parts else path.absolute() for path in paths]  # a link has a name of its own
     places = [place.parent if place.name in {PER_IMAGE_FILE, SCORES_FILE} else place for place in places]
     lengths = range(1, max(len(place.parts) for place in places) + 1)
     candidates = (["/".join(place.parts[-length:]) for place in places] for length in lengths)

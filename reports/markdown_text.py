@@ -31,4 +31,4 @@ def plain(text: str, longest: int | None = _LONGEST) -> str:
     escaped = _NUMBERED.sub(r"\1\\", _MARKUP.sub(r"\\\g<0>", folded))
     escaped = "".join(_ENTITIES.get(letter, letter) for letter in escaped)
     escaped = escaped.replace("://", f":{_JOINER}//").replace("@", f"@{_JOINER}").replace("\\#", f"\\#{_JOINER}")
-    return re.sub(r"(?i)\bwww\.", f"www{_JOINER}.", escaped)
+    return re.sub(r"(?i)(www)(?=\.)|(\bGH)(?=-\d)", rf"\g<0>{_JOINER}", escaped)

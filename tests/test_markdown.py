@@ -39,6 +39,8 @@ def test_one_captioner_is_the_golden_file() -> None:
         ("#12", "\\#\u206012"),
         ("https://x.example", "https:\u2060//x.example"),
         ("www.x.example", "www\u2060.x.example"),
+        ("_WWW.x.example", "\\_WWW\u2060.x.example"),
+        ("GH-12", "GH\u2060-12"),
         ("$x$", r"\$x\$"),
         ("\\", "\\\\"),
         ("- a - b", r"\- a - b"),

@@ -18,6 +18,7 @@ from capt.encoder import Encoder, EncoderConfig, build_encoder
 from capt.encoder_file import read_encoder_file
 from capt.errors import CaptError, CheckpointError, InputError
 from capt.images import Preprocessing
+from capt.layers import Layer
 from capt.model import Captioner, ModelConfig
 from capt.vocabulary import Vocabulary
 from jobs.training.caption_words import count_words, find_words, word_targets
@@ -335,12 +336,18 @@ def test_more_blocks_than_there_are_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "first"),
-    [("efficientnet_lite0", "3.0.conv_pw"), ("efficientnet_lite2", "3.0.conv_pw"), ("resnet50", "layer3.0.conv1")],
+    ("name", "layer", "first"),
+    [
+        ("efficientnet_lite0", "layer4", "3.0.conv_pw"),
+        ("efficientnet_lite2", "layer3+layer4", "3.0.conv_pw"),
+        ("efficientnet_lite2", "layer3", "3.0.conv_pw"),
+        ("resnet50", "layer4", "layer3.0.conv1"),
+        ("resnet50", "layer3", "layer2.0.conv1"),
+    ],
 )
-def test_the_last_stages_learn_by_default(name: str, first: str) -> None:
-    """EfficientNet-Lite's stages from the fourth on and its head; ResNet-50's last two stages."""
-    config = EncoderConfig(name=name)
+def test_the_last_stages_learn_by_default(name: str, layer: str, first: str) -> None:
+    """EfficientNet-Lite's stages from the fourth on and its head, if it has one; ResNet-50's last two stages."""
+    config = EncoderConfig(name=name, layer=Layer(layer))
     encoder = build_encoder(config)
     begins = next(iter(learning_blocks(encoder, config, WordsOptions()).parameters()))
     assert next(path for path, parameter in encoder.named_parameters() if parameter is begins).endswith(f"{first}.weight")
