@@ -164,9 +164,8 @@ class EfficientNetLite(nn.Module):
         self.bn1 = _batch_norm(32)
         stages: list[nn.Sequential] = []
         channels = 32
-        for number, (kernel, stride, expansion, base, base_repeats) in enumerate(
-            _STAGES if layer.has_coarse else _STAGES[: _LAST_FINE + 1]
-        ):
+        built = _STAGES if layer.has_coarse else _STAGES[: _LAST_FINE + 1]
+        for number, (kernel, stride, expansion, base, base_repeats) in enumerate(built):
             out = _round_channels(base * scale.width)
             outermost = number in (0, len(_STAGES) - 1)  # the Lite variants repeat the first and last stage once
             repeats = base_repeats if outermost else math.ceil(base_repeats * scale.depth)

@@ -295,7 +295,8 @@ def pretrained_encoder(config: EncoderConfig, weights: Path | None = None) -> En
     if weights is not None:
         state, source = read_weights(weights), str(weights)
     else:
-        state, source = find_weights(ENCODERS[config.name].weights_url, ENCODERS[config.name].package)
+        family = ENCODERS[config.name]
+        state, source = find_weights(family.weights_url, family.package)
     load_weights(encoder.published, state, source)
     return encoder
 

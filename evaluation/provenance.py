@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from evaluation import perplexity
 from evaluation.paired import unpaired_perplexity
 from evaluation.scores import Evaluation, mapping_of
+from reports.wording import listed
 
 _CHECKPOINT, _PREPARED = "checkpoint_sha256", "preprocessing"
 _PARTS = (_CHECKPOINT, "decoding", "precision", _PREPARED, "max_pixels")  # of a fingerprint, that change captions
@@ -48,15 +49,11 @@ def _made(old: str, one: Evaluation, new: str, other: Evaluation) -> list[str]:
     if bool(here) != bool(there):
         return [f"How {new if here else old} was made is unknown: its captions carry no fingerprint of a run."]
     before, after = _flat(here), _flat(there)
+    untold = set(_TOLD_BY_NAME) if before.get(_PREPARED) != after.get(_PREPARED) else set()
     if here.get(_CHECKPOINT) == there.get(_CHECKPOINT):  # the same one, whatever the files are called
-        after[_NAMED] = before.get(_NAMED)
-    if before.get(_PREPARED) != after.get(_PREPARED):
-        for flat in (before, after):
-            for key in _TOLD_BY_NAME:
-                flat.pop(key, None)
-    changed = [
-        f"{key} {after.get(key)} instead of {before.get(key)}" for key in {**before, **after} if before.get(key) != after.get(key)
-    ]
+        untold.add(_NAMED)
+    differing = [key for key in {**before, **after} if key not in untold and before.get(key) != after.get(key)]
+    changed = [f"{key} {after.get(key)} instead of {before.get(key)}" for key in differing]
     return [f"{new} was made with {', '.join(changed)}."] if changed else []
 
 
@@ -101,8 +98,7 @@ def _vocabularies(old: str, one: Evaluation, systems: Sequence[Named]) -> list[s
         both = perplexity.NAME in one.scores and perplexity.NAME in other.scores and not unpaired_perplexity(one, other)
         if both and here and there and here != there:
             lacking.setdefault(there, []).append(new)
-    listed = {share: " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) for share, names in lacking.items()}
-    others = ", ".join(f"that of {names} {share}" for share, names in listed.items())
+    others = ", ".join(f"that of {listed(names)} {share}" for share, names in lacking.items())
     easier = "who lacks more has the easier perplexity"
     return [f"The vocabulary of {old} lacks {here} of the references' words, {others}: {easier}."] if others else []
 

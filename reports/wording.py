@@ -1,9 +1,10 @@
-"""How numbers are written: one rounding, one minus sign, one way to write an interval, for every renderer.
+"""How numbers and names are written: one rounding, one minus sign, one way to write an interval, for every renderer.
 
 In: numbers on the library's scale. Out: text. Apart, because terminal, Markdown, HTML and plots must not disagree.
 """
 
 import math
+from collections.abc import Sequence
 
 from reports.differences import DifferenceShape, Finding, finding
 from reports.findings import Estimate
@@ -28,6 +29,18 @@ VERDICTS = {
     Finding.SAME: "the same",
 }
 """What a difference comes to, in words."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Write names one after another, as in a sentence.
+
+    Args:
+        names: At least one.
+
+    Returns:
+        `a`, `a and b`, `a, b and c`.
+    """
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def spoken(name: str) -> str:

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from capt.checkpoint import load_checkpoint
-from tests.training_runs import Start, given_fixture, start_fixture, train_arguments  # noqa: F401 - fixtures
+from tests.training_runs import Start, begin_process, given_fixture, start_fixture, train_arguments  # noqa: F401 - fixtures
 
 
 def test_a_manifest_is_learned_from(given: Path, tmp_path: Path, start: Start) -> None:
@@ -42,12 +40,6 @@ def test_a_folder_with_references_and_lists_is_learned_from(given: Path, photos:
     assert load_checkpoint(tmp_path / "run" / "last.safetensors").card["data"]["references"] == "captions.token"
 
 
-def _process(arguments: list[str]) -> "subprocess.Popen[str]":
-    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background ignores Ctrl-C
-    program = f"{listen}; from jobs.cli import main; main()"
-    return subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
-
-
 def _lines(path: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
@@ -56,7 +48,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(given: Path, tmp_path:
     """After kill -9 between epochs, --resume gives exactly the weights of a run that was left alone."""
     assert start(*train_arguments(given, tmp_path / "whole", "--epochs", 5, "--patience", 0, "--quiet")).code == 0
     arguments = train_arguments(given, tmp_path / "killed", "--epochs", 5, "--patience", 0)
-    with _process(arguments) as process:
+    with begin_process(arguments) as process:
         until = time.monotonic() + 120
         while _lines(tmp_path / "killed" / "log.jsonl") < 2 and process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
@@ -75,7 +67,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(given: Path, tmp_path:
 
 def test_an_interrupted_run_ends_with_130(given: Path, tmp_path: Path) -> None:
     """Ctrl-C gives exit code 130, no traceback, and says how to go on."""
-    with _process(train_arguments(given, tmp_path / "run", "--epochs", 5000, "--patience", 0)) as process:
+    with begin_process(train_arguments(given, tmp_path / "run", "--epochs", 5000, "--patience", 0)) as process:
         until = time.monotonic() + 120
         while _lines(tmp_path / "run" / "log.jsonl") < 1 and process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
@@ -243,7 +235,7 @@ def test_a_run_that_was_killed_while_it_read_goes_on_to_the_same_result(given: P
     assert start(*train_arguments(given, tmp_path / "whole", *more, "--quiet")).code == 0
     arguments = train_arguments(given, tmp_path / "killed", *more)
     state = tmp_path / "killed" / "text-state.safetensors"
-    with _process(arguments) as process:
+    with begin_process(arguments) as process:
         until = time.monotonic() + 120
         while not state.exists() and process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)

@@ -41,6 +41,7 @@ def test_one_captioner_is_the_golden_file() -> None:
         ("www.x.example", "www\u2060.x.example"),
         ("_WWW.x.example", "\\_WWW\u2060.x.example"),
         ("GH-12", "GH\u2060-12"),
+        ("[a](http://b) www.c.org @d", "\\[a\\](http:\u2060//b) www\u2060.c.org @\u2060d"),
         ("$x$", r"\$x\$"),
         ("\\", "\\\\"),
         ("- a - b", r"\- a - b"),

@@ -4,8 +4,6 @@ import json
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,28 +12,19 @@ from typing import Any
 import pytest
 import torch
 import typer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from capt.checkpoint import load_checkpoint
-from capt.encoder import EncoderConfig, build_encoder
 from jobs.cli import app
 from jobs.training.cli import plan_of
 from jobs.training.plan import TrainingPlan
 from jobs.training.recipes import DECIDED, SCOPES, Request, lay_out, read_recipe, recipe_names, scope_of
 from jobs.training.vectors import VectorPlan
+from tests import training_runs
 from tests.running import call
+from tests.training_runs import VALIDATION, begin_process, write_given
 
-CAPTIONS = {
-    "astronaut.jpg": ("a woman in an orange suit", "a smiling astronaut in a suit"),
-    "cat.jpg": ("a cat with green eyes", "the face of a cat"),
-    "coffee.jpg": ("a cup of coffee", "coffee in a red cup"),
-    "officer.jpg": ("a woman in uniform", "an old woman with a hat"),
-    "photographer.jpg": ("a man with a camera", "a man in a black coat"),
-    "raccoon.jpg": ("a raccoon on a plant", "the face of a raccoon"),
-    "rocket.jpg": ("a rocket at night", "a rocket between towers"),
-    "stairs.jpg": ("people on stairs", "stairs of a tower"),
-}
-VALIDATION = ("cat.jpg", "stairs.jpg")
+CAPTIONS = {**training_runs.CAPTIONS, "astronaut.jpg": ("a woman in an orange suit", "a smiling astronaut in a suit")}
 OWN = {"source", "output", "recipe", "resume", "dry-run", "quiet"}  # of the whole training
 SMALL = (
     *("--embed-dim", 16, "--decoder-dim", 24, "--attention-dim", 8, "--feature-dim", 12, "--min-frequency", 1),
@@ -69,12 +58,7 @@ def given(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
         for name, texts in CAPTIONS.items()
     ]
     (folder / "dataset_flickr30k.json").write_text(json.dumps({"images": images, "dataset": "flickr30k"}))
-    lines = [f"{name}#{k}\t{text}" for name, texts in CAPTIONS.items() for k, text in enumerate(texts)]
-    (folder / "captions.token").write_text("\n".join(lines) + "\n")
-    (folder / "train.txt").write_text("".join(f"{name}\n" for name in CAPTIONS if name not in VALIDATION))
-    (folder / "val.txt").write_text("".join(f"{name}\n" for name in VALIDATION))
-    torch.manual_seed(0)
-    save_file(build_encoder(EncoderConfig(name="efficientnet_lite0")).network.state_dict(), folder / "lite0.safetensors")
+    write_given(folder, CAPTIONS)
     return folder
 
 
@@ -107,9 +91,7 @@ def _same(first: Path, second: Path) -> bool:
 
 def _interrupted(arguments: list[str], when: Callable[[], bool], by: signal.Signals) -> str:
     """Start a training, end it by a signal as soon as something is so, and give what it said."""
-    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background ignores Ctrl-C
-    program = f"{listen}; from jobs.cli import main; main()"
-    with subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True) as process:
+    with begin_process(arguments) as process:
         until = time.monotonic() + 120
         while not when() and process.poll() is None and time.monotonic() < until:
             time.sleep(0.005)

@@ -1,6 +1,8 @@
 """What tests of `capt-batch train` share: a few photographs with captions, and the command in this process."""
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -60,13 +62,37 @@ def given_fixture(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Pat
     ]
     (folder / "manifests").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), folder / "manifests" / "all.parquet")
-    lines = [f"{name}#{k}\t{text}" for name, texts in CAPTIONS.items() for k, text in enumerate(texts)]
+    write_given(folder, CAPTIONS)
+    return folder
+
+
+def write_given(folder: Path, captions: Mapping[str, Sequence[str]]) -> None:
+    """Write captions as a token file with lists of the splits, and weights of an encoder.
+
+    Args:
+        folder: Where.
+        captions: Of each photograph.
+    """
+    lines = [f"{name}#{k}\t{text}" for name, texts in captions.items() for k, text in enumerate(texts)]
     (folder / "captions.token").write_text("\n".join(lines) + "\n")
-    (folder / "train.txt").write_text("".join(f"{name}\n" for name in CAPTIONS if name not in VALIDATION))
+    (folder / "train.txt").write_text("".join(f"{name}\n" for name in captions if name not in VALIDATION))
     (folder / "val.txt").write_text("".join(f"{name}\n" for name in VALIDATION))
     torch.manual_seed(0)
     save_file(build_encoder(EncoderConfig(name="efficientnet_lite0")).network.state_dict(), folder / "lite0.safetensors")
-    return folder
+
+
+def begin_process(arguments: list[str]) -> "subprocess.Popen[str]":
+    """Start `capt-batch` as a process of its own that can be interrupted.
+
+    Args:
+        arguments: Its command line.
+
+    Returns:
+        The process; what it says on stderr can be read.
+    """
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background ignores Ctrl-C
+    program = f"{listen}; from jobs.cli import main; main()"
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
 
 
 def train_arguments(given: Path, output: Path, *more: object) -> list[str]:

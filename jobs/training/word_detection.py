@@ -45,8 +45,7 @@ _DROPOUT, _WEIGHT_DECAY, _HEAD_RATE, _WARM_UP = 0.3, 1e-2, 1e-3, 100
 _SMALLEST_FREQUENCY, _HEAD_DEVIATION = 1e-4, 0.01
 _SMALLEST_CROP, _BRIGHTNESS = 0.72, 0.15  # of each side; up and down
 _BLOCKS = {"efficientnet_lite0": 6, "efficientnet_lite2": 6}  # stages 3 to 6 of 0 to 6, and the head
-_BLOCKS_OF_OTHERS = 2  # ResNet-50's last two stages
-_BLOCKS_OF_FINE = 2  # the last two stages, where a network ends with its map of 16 pixels
+_BLOCKS_OF_OTHERS = 2  # the last two stages: of ResNet-50, and of any network that ends with its map of 16 pixels
 _SEEDS = 50_000  # apart from those of the epochs that follow
 PART = "words-part-"
 
@@ -239,7 +238,7 @@ def learning_blocks(encoder: Encoder, config: EncoderConfig, options: WordsOptio
     Raises:
         InputError: If the encoder has fewer.
     """
-    suited = _BLOCKS.get(config.name, _BLOCKS_OF_OTHERS) if config.layer.has_coarse else _BLOCKS_OF_FINE
+    suited = _BLOCKS.get(config.name, _BLOCKS_OF_OTHERS) if config.layer.has_coarse else _BLOCKS_OF_OTHERS
     return encoder.last_blocks(options.blocks or suited)
 
 

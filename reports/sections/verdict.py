@@ -8,7 +8,7 @@ from reports.contest import Contest, shared_scores
 from reports.differences import Finding
 from reports.document import Tile, Tone
 from reports.findings import Findings
-from reports.wording import FEW_IMAGES, VERDICTS, interval, judge, number, p_value, plural, score, signed, spoken
+from reports.wording import FEW_IMAGES, VERDICTS, interval, judge, listed, number, p_value, plural, score, signed, spoken
 
 _GLANCE = ("CIDEr", "METEOR", "Bleu_4", "perplexity")
 _TONES = {Finding.BETTER: Tone.GOOD, Finding.WORSE: Tone.BAD}
@@ -163,9 +163,5 @@ def _agreement(findings: Findings, contest: Contest) -> list[str]:
         if name != contest.metric
     }
     names = {verdict: [name for name, each in found.items() if each is verdict] for verdict in VERDICTS}
-    parts = [f"{words} by {_listed(names[verdict])}" for verdict, words in VERDICTS.items() if names[verdict]]
+    parts = [f"{words} by {listed(names[verdict])}" for verdict, words in VERDICTS.items() if names[verdict]]
     return [f"The other scores: {'; '.join(parts)}."] if parts else []
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
